@@ -1,0 +1,1 @@
+"""Flax modules: the V-Net and its layers."""

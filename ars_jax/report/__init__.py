@@ -1,0 +1,1 @@
+"""Tables, curves and overlays of finished runs, as one HTML page."""
