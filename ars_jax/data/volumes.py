@@ -1,0 +1,435 @@
+"""Volumes with their place in space: read, write, compare, reorient and resample.
+
+The only file that knows SimpleITK. Every array and every tuple outside of it is ordered z, y, x; lengths are
+millimetres in the patient's LPS system (x grows to the Left, y to Posterior, z to Superior).
+"""
+
+import contextlib
+import gzip
+import math
+import os
+import secrets
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import SimpleITK as sitk
+
+from ars_jax.errors import UserError
+
+sitk.ProcessObject.SetGlobalWarningDisplay(False)
+
+_READERS = {
+    ".nii": "NiftiImageIO",
+    ".nii.gz": "NiftiImageIO",
+    ".nrrd": "NrrdImageIO",
+    ".nhdr": "NrrdImageIO",
+    ".mha": "MetaImageIO",
+    ".mhd": "MetaImageIO",
+}
+READABLE = tuple(_READERS)
+"""File name endings that `read_volume` takes."""
+WRITABLE = (".nii", ".nii.gz", ".nrrd", ".mha")
+"""File name endings that `write_volume` takes: the formats that are one file, so that writing can be atomic."""
+
+_BLOCK = 1 << 20
+_ORIGIN_TOLERANCE_MM = 1e-2
+_SLICE_TOLERANCE_MM = 0.1
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The grid of a volume in physical space.
+
+    Args:
+        shape: voxels along z, y, x.
+        spacing: mm between voxel centres along z, y, x.
+        origin: LPS point in mm of the centre of voxel (0, 0, 0), in z, y, x order.
+        direction: 3x3 matrix, row-major, rows and columns both in z, y, x order; column k is the unit step of array
+            axis k. The identity is the canonical orientation.
+    """
+
+    shape: tuple[int, int, int]
+    spacing: tuple[float, float, float]
+    origin: tuple[float, float, float]
+    direction: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+
+    def affine(self) -> np.ndarray:
+        """Returns the 4x4 matrix that takes (z, y, x, 1) indices to (z, y, x, 1) millimetres."""
+        matrix = np.eye(4)
+        matrix[:3, :3] = np.reshape(self.direction, (3, 3)) * np.asarray(self.spacing)
+        matrix[:3, 3] = self.origin
+        return matrix
+
+
+@dataclass(frozen=True)
+class Volume:
+    """An array and the grid it lies on.
+
+    Args:
+        array: voxels [z, y, x].
+        geometry: the grid; its shape is the array's.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+
+    array: np.ndarray
+    geometry: Geometry
+
+    def __post_init__(self) -> None:
+        if self.array.shape != self.geometry.shape:
+            raise ValueError(f"array shape {self.array.shape} is not the geometry's shape {self.geometry.shape}")
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """One way in which two grids differ; `str` gives it in words.
+
+    Args:
+        kind: "size", "spacing", "origin" or "direction".
+        found: the first grid's value with its unit.
+        wanted: the second grid's value with its unit.
+    """
+
+    kind: str
+    found: str
+    wanted: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.found} against {self.wanted}"
+
+
+def read_volume(path: str | Path) -> Volume:
+    """Reads a volume from a file or from a folder that holds one DICOM series.
+
+    Args:
+        path: a .nii, .nii.gz, .nrrd, .nhdr, .mha or .mhd file, or a folder of DICOM slices. A fourth axis of length 1
+            is dropped.
+
+    Returns:
+        The volume with the element type of the file (native byte order; NIfTI files with a scale factor become floats).
+
+    Raises:
+        UserError: no such file, not readable, incomplete, not 3-D, more than one value per voxel; or a folder without
+            or with several DICOM series, or with missing slices.
+    """
+    path = Path(path)
+    image = _read_series(path) if path.is_dir() else _read_file(path)
+    image = _three_axes(path, image)
+    # SimpleITK's own array is a view of memory that dies with the image.
+    return Volume(sitk.GetArrayFromImage(image), _geometry(path, image))
+
+
+def read_geometry(path: str | Path) -> Geometry:
+    """Reads the grid of a volume; of files only the header is read, of DICOM series every slice.
+
+    Args:
+        path: as for `read_volume`.
+
+    Returns:
+        The grid.
+
+    Raises:
+        UserError: as for `read_volume`, but a file with a whole header and incomplete voxels passes.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return read_volume(path).geometry
+    reader = _header(path)
+    _check_axes(path, reader.GetSize(), reader.GetNumberOfComponents())
+    return _geometry(path, reader)
+
+
+def write_volume(path: str | Path, volume: Volume) -> None:
+    """Writes a volume, so that the file is there whole or not at all.
+
+    Args:
+        path: a name ending in .nii, .nii.gz, .nrrd or .mha, which decides the format; missing folders are made.
+        volume: what to write. The element type is kept; bool is written as uint8.
+
+    Raises:
+        UserError: another ending, or the place cannot be written.
+    """
+    path = Path(path)
+    if _suffix(path) not in WRITABLE:
+        raise UserError(path, found=f"ending '{path.suffix}'", wanted=", ".join(WRITABLE), fix="choose one of these")
+    # The real name comes last because its ending tells ITK the format.
+    temporary = path.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}.{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sitk.WriteImage(_to_image(volume), str(temporary), useCompression=_suffix(path) != ".nii")
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            path, found=_cause(error), wanted="a place that can be written", fix="check folder, rights and free space"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def mismatches(a: Geometry, b: Geometry, tolerance: float = 1e-3) -> list[Mismatch]:
+    """Compares two grids.
+
+    Args:
+        a: the grid that was found.
+        b: the grid that was wanted.
+        tolerance: largest difference of spacing (mm) and of direction cosines. Origins may differ by 0.01 mm or by ten
+            times this fraction of a voxel, whichever is larger: headers round to float32.
+
+    Returns:
+        What differs, in the order size, spacing, origin, direction; empty if the grids are the same.
+    """
+    slack = max(_ORIGIN_TOLERANCE_MM, 10 * tolerance * min(b.spacing))
+    tests = (
+        ("size", a.shape, b.shape, 0.0, " voxels"),
+        ("spacing", a.spacing, b.spacing, tolerance, " mm"),
+        ("origin", a.origin, b.origin, slack, " mm"),
+        ("direction", a.direction, b.direction, tolerance, ""),
+    )
+    return [
+        Mismatch(kind, _words(found, unit), _words(wanted, unit))
+        for kind, found, wanted, limit, unit in tests
+        if np.abs(np.subtract(found, wanted)).max() > limit
+    ]
+
+
+def canonical(volume: Volume) -> Volume:
+    """Permutes and flips the axes so that the direction is the nearest to the identity; no voxel changes its value.
+
+    Args:
+        volume: any orientation; oblique ones go to the nearest.
+
+    Returns:
+        The same voxels with index x growing to the patient's Left, y to Posterior and z to Superior.
+    """
+    image = sitk.DICOMOrient(_to_image(volume), "LPS")
+    array = sitk.GetArrayFromImage(image).astype(volume.array.dtype, copy=False)
+    return Volume(array, _geometry("volume", image))
+
+
+def resample(volume: Volume, target: Geometry, *, interpolation: Literal["linear", "nearest"], fill: float) -> Volume:
+    """Samples a volume at the voxel centres of another grid, by physical position.
+
+    Args:
+        volume: the source.
+        target: the grid of the result.
+        interpolation: "linear" for images (the result is float32), "nearest" for labels (the element type is kept).
+        fill: the value outside of the source.
+
+    Returns:
+        The volume on the target grid.
+    """
+    linear = interpolation == "linear"
+    source = Volume(volume.array.astype(np.float32), volume.geometry) if linear else volume
+    size, spacing, origin, direction = _to_itk(target)
+    method = sitk.sitkLinear if linear else sitk.sitkNearestNeighbor
+    image = _to_image(source)
+    image = sitk.Resample(image, size, sitk.Transform(), method, origin, spacing, direction, fill, image.GetPixelID())
+    return Volume(sitk.GetArrayFromImage(image).astype(source.array.dtype, copy=False), target)
+
+
+def map_to(volume: Volume, geometry: Geometry) -> Volume:
+    """Brings a label map onto a grid by nearest neighbour; a label map that lies on it already is passed through.
+
+    Args:
+        volume: label map.
+        geometry: the grid of the result.
+
+    Returns:
+        The label map on the grid, 0 where the source has no voxels.
+    """
+    if not mismatches(volume.geometry, geometry):
+        return Volume(volume.array, geometry)
+    return resample(volume, geometry, interpolation="nearest", fill=0)
+
+
+def _suffix(path: Path) -> str:
+    name = path.name.lower()
+    return next((end for end in sorted(READABLE, key=len, reverse=True) if name.endswith(end)), "")
+
+
+def _unreadable(path: str | Path, found: object) -> UserError:
+    return UserError(path, found=found, wanted="a readable 3-D volume", fix="copy or export the file again")
+
+
+def _cause(error: Exception) -> str:
+    """The reason in an ITK message, without its source lines, addresses and paths."""
+    if isinstance(error, OSError):
+        return (error.strerror or str(error)).lower()
+    last = str(error).strip().splitlines()[-1]
+    for mark in ("ERROR: ", "): ", "Reason: ", "] "):
+        last = last.rpartition(mark)[2]
+    return last.strip()
+
+
+def _header(path: Path) -> sitk.ImageFileReader:
+    if not path.exists():
+        raise UserError(path, found="no such file", wanted="a volume", fix="check the path")
+    if _suffix(path) not in READABLE:
+        raise UserError(
+            path,
+            found=f"ending '{path.suffix}'",
+            wanted=f"{', '.join(READABLE)} or a folder with one DICOM series",
+            fix="convert the file, or name the folder of the DICOM slices",
+        )
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO(_READERS[_suffix(path)])
+    reader.SetFileName(str(path))
+    try:
+        if path.stat().st_size == 0:
+            raise _unreadable(path, "an empty file")
+        with path.open("rb"):
+            pass  # ITK reports a lack of permission as a wrong format
+        reader.ReadImageInformation()
+    except (OSError, RuntimeError) as error:
+        if "orthonormal" in str(error):
+            raise UserError(
+                path, found="axes not at right angles", wanted="an affine without shear", fix="correct sform and qform"
+            ) from error
+        raise _unreadable(path, _cause(error)) from error
+    return reader
+
+
+def _read_file(path: Path) -> sitk.Image:
+    reader = _header(path)
+    _check_axes(path, reader.GetSize(), reader.GetNumberOfComponents())
+    try:
+        _check_complete(path, reader)
+        return reader.Execute()
+    except (OSError, EOFError, zlib.error, RuntimeError) as error:
+        raise _unreadable(path, f"an incomplete or damaged file ({_cause(error)})") from error
+
+
+def _check_axes(path: Path, size: Sequence[int], components: int) -> None:
+    if components != 1:
+        raise _unreadable(path, f"{components} values per voxel")
+    if len(size) != 3 and not (len(size) == 4 and size[3] == 1):
+        sides = " x ".join(str(side) for side in size)
+        raise _unreadable(path, f"{len(size)}-D data of {sides} voxels (x first)")
+
+
+def _three_axes(path: Path, image: sitk.Image) -> sitk.Image:
+    _check_axes(path, image.GetSize(), image.GetNumberOfComponentsPerPixel())
+    return image if image.GetDimension() == 3 else image[:, :, :, 0]
+
+
+def _check_complete(path: Path, reader: sitk.ImageFileReader) -> None:
+    """Raises where ITK would read on in silence: NIfTI fills a cut file with zeros, MetaImage ignores checksums."""
+    if _READERS[_suffix(path)] == "NiftiImageIO":
+        voxels = math.prod(reader.GetSize()) * int(reader.GetMetaData("bitpix")) // 8
+        wanted = int(float(reader.GetMetaData("vox_offset"))) + voxels
+        found = sum(len(block) for block in _blocks(path))
+        if found < wanted:
+            raise EOFError(f"{found} of {wanted} bytes")
+    elif _suffix(path) == ".mha":
+        head, _, data = path.read_bytes().partition(b"ElementDataFile = LOCAL")
+        stream = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
+        if b"CompressedData = True" in head:
+            stream.decompress(data.partition(b"\n")[2])
+            if not stream.eof:
+                raise EOFError("the compressed stream ends early")
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
+    """The decompressed bytes; reading to the end also verifies gzip's checksum."""
+    with path.open("rb") as raw:
+        zipped = raw.read(2) == b"\x1f\x8b"
+    with gzip.open(path) if zipped else path.open("rb") as stream:
+        while block := stream.read(_BLOCK):
+            yield block
+
+
+def _read_series(folder: Path) -> sitk.Image:
+    try:
+        series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+        names = [sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid) for uid in series]
+        _check_series(folder, series, names)
+        _check_slices(folder, names[0])
+        reader = sitk.ImageSeriesReader()
+        reader.SetImageIO("GDCMImageIO")
+        reader.SetFileNames(names[0])
+        return reader.Execute()
+    except RuntimeError as error:
+        raise _unreadable(folder, f"DICOM slices that do not form a volume ({_cause(error)})") from error
+
+
+def _check_series(folder: Path, series: Sequence[str], names: Sequence[Sequence[str]]) -> None:
+    if not series:
+        raise UserError(folder, found="a folder without DICOM series", wanted="one series", fix="check the path")
+    if len(series) > 1:
+        listed = ", ".join(f"{uid} ({len(files)} files)" for uid, files in zip(series, names, strict=True))
+        raise UserError(
+            folder, found=f"{len(series)} DICOM series: {listed}", wanted="one series", fix="one folder per series"
+        )
+    # GDCM leaves out slices that it cannot read, which would shorten the volume in silence.
+    known = {Path(name).name for name in names[0]}
+    lost = sorted(file.name for file in folder.glob("*.dcm") if file.name not in known)
+    if lost:
+        raise _unreadable(folder / lost[0], "an unreadable DICOM slice")
+
+
+def _check_slices(folder: Path, names: Sequence[str]) -> None:
+    """Raises where slices are missing or sheared: ITK would stretch the others over the gap."""
+    if len(names) < 2:
+        return
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO("GDCMImageIO")
+    origins: list[tuple[float, ...]] = []
+    normal = np.zeros(3)
+    for name in names:
+        reader.SetFileName(name)
+        reader.ReadImageInformation()
+        origins.append(reader.GetOrigin())
+        normal = np.reshape(reader.GetDirection(), (3, 3))[:, 2]
+    places = np.array(origins)
+    steps = places[1:] - places[:-1]
+    along = steps @ normal
+    if np.ptp(along) > _SLICE_TOLERANCE_MM:
+        at = int(np.argmax(np.abs(along - np.median(along))))
+        raise UserError(
+            folder,
+            found=f"slices {abs(along[at]):g} mm apart after {Path(names[at]).name}",
+            wanted=f"{abs(np.median(along)):g} mm everywhere",
+            fix="add the missing slices",
+        )
+    if np.abs(steps - along[:, None] * normal).max() > _SLICE_TOLERANCE_MM:
+        raise _unreadable(folder, "slices shifted against each other (tilted gantry)")
+
+
+def _geometry(path: str | Path, image: sitk.Image | sitk.ImageFileReader) -> Geometry:
+    rank = len(image.GetSize())
+    nx, ny, nz = image.GetSize()[:3]
+    sx, sy, sz = image.GetSpacing()[:3]
+    # Adding 0.0 turns the header's -0.0 into 0.0, which messages would show.
+    ox, oy, oz = (value + 0.0 for value in image.GetOrigin()[:3])
+    matrix = np.reshape(image.GetDirection(), (rank, rank))[:3, :3][::-1, ::-1]
+    direction = tuple(float(value) + 0.0 for value in matrix.ravel())
+    if not all(map(math.isfinite, (sx, sy, sz, ox, oy, oz, *direction))):
+        raise _unreadable(path, "a header with NaN or infinity")
+    return Geometry((nz, ny, nx), (sz, sy, sx), (oz, oy, ox), direction)
+
+
+def _to_itk(geometry: Geometry) -> tuple[list[int], list[float], list[float], list[float]]:
+    direction = np.reshape(geometry.direction, (3, 3))[::-1, ::-1].ravel()
+    size = [int(side) for side in geometry.shape[::-1]]
+    spacing, origin = ([float(value) for value in values[::-1]] for values in (geometry.spacing, geometry.origin))
+    return size, spacing, origin, [float(value) for value in direction]
+
+
+def _to_image(volume: Volume) -> sitk.Image:
+    array = volume.array.astype(np.uint8) if volume.array.dtype == bool else volume.array
+    image = sitk.GetImageFromArray(np.ascontiguousarray(array), isVector=False)
+    _, spacing, origin, direction = _to_itk(volume.geometry)
+    image.SetSpacing(spacing)
+    image.SetOrigin(origin)
+    image.SetDirection(direction)
+    return image
+
+
+def _words(values: Sequence[float], unit: str) -> str:
+    return f"({', '.join(f'{value:.6g}' for value in values)}){unit}"
