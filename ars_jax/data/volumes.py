@@ -22,21 +22,11 @@ from ars_jax.errors import UserError
 
 sitk.ProcessObject.SetGlobalWarningDisplay(False)
 
-_READERS = {
-    ".nii": "NiftiImageIO",
-    ".nii.gz": "NiftiImageIO",
-    ".nrrd": "NrrdImageIO",
-    ".nhdr": "NrrdImageIO",
-    ".mha": "MetaImageIO",
-    ".mhd": "MetaImageIO",
-}
+_READERS: dict[str, str] = {".nii.gz": "NiftiImageIO", ".nii": "NiftiImageIO"}
+_READERS |= {".nrrd": "NrrdImageIO", ".nhdr": "NrrdImageIO", ".mha": "MetaImageIO", ".mhd": "MetaImageIO"}
 READABLE = tuple(_READERS)
-"""File name endings that `read_volume` takes."""
-WRITABLE = (".nii", ".nii.gz", ".nrrd", ".mha")
-"""File name endings that `write_volume` takes: the formats that are one file, so that writing can be atomic."""
-
+WRITABLE = (".nii", ".nii.gz", ".nrrd", ".mha")  # one file each, so that writing can be atomic
 _BLOCK = 1 << 20
-_ORIGIN_TOLERANCE_MM = 1e-2
 _SLICE_TOLERANCE_MM = 0.1
 
 
@@ -56,13 +46,6 @@ class Geometry:
     spacing: tuple[float, float, float]
     origin: tuple[float, float, float]
     direction: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
-
-    def affine(self) -> np.ndarray:
-        """Returns the 4x4 matrix that takes (z, y, x, 1) indices to (z, y, x, 1) millimetres."""
-        matrix = np.eye(4)
-        matrix[:3, :3] = np.reshape(self.direction, (3, 3)) * np.asarray(self.spacing)
-        matrix[:3, 3] = self.origin
-        return matrix
 
 
 @dataclass(frozen=True)
@@ -118,9 +101,9 @@ def read_volume(path: str | Path) -> Volume:
             or with several DICOM series, or with missing slices.
     """
     path = Path(path)
-    image = _read_series(path) if path.is_dir() else _read_file(path)
-    image = _three_axes(path, image)
-    # SimpleITK's own array is a view of memory that dies with the image.
+    image = _read_series(path) if os.path.isdir(path) else _read_file(path)
+    _check_axes(path, image.GetSize(), image.GetNumberOfComponentsPerPixel())
+    image = image if image.GetDimension() == 3 else image[:, :, :, 0]
     return Volume(sitk.GetArrayFromImage(image), _geometry(path, image))
 
 
@@ -137,7 +120,7 @@ def read_geometry(path: str | Path) -> Geometry:
         UserError: as for `read_volume`, but a file with a whole header and incomplete voxels passes.
     """
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         return read_volume(path).geometry
     reader = _header(path)
     _check_axes(path, reader.GetSize(), reader.GetNumberOfComponents())
@@ -156,7 +139,7 @@ def write_volume(path: str | Path, volume: Volume) -> None:
     """
     path = Path(path)
     if _suffix(path) not in WRITABLE:
-        raise UserError(path, found=f"ending '{path.suffix}'", wanted=", ".join(WRITABLE), fix="choose one of these")
+        raise _fault(path, f"ending '{path.suffix}'", ", ".join(WRITABLE), "choose one of these")
     # The real name comes last because its ending tells ITK the format.
     temporary = path.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}.{path.name}")
     try:
@@ -164,9 +147,8 @@ def write_volume(path: str | Path, volume: Volume) -> None:
         sitk.WriteImage(_to_image(volume), str(temporary), useCompression=_suffix(path) != ".nii")
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
-        raise UserError(
-            path, found=_cause(error), wanted="a place that can be written", fix="check folder, rights and free space"
-        ) from error
+        fix = "check the folder, your rights and the free space"
+        raise _fault(path, _cause(error), "a place that can be written", fix) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -178,13 +160,13 @@ def mismatches(a: Geometry, b: Geometry, tolerance: float = 1e-3) -> list[Mismat
     Args:
         a: the grid that was found.
         b: the grid that was wanted.
-        tolerance: largest difference of spacing (mm) and of direction cosines. Origins may differ by 0.01 mm or by ten
-            times this fraction of a voxel, whichever is larger: headers round to float32.
+        tolerance: largest difference of spacing (mm) and of direction cosines. Origins may differ by ten times
+            this, in mm or in voxels, whichever is larger: headers round to float32.
 
     Returns:
         What differs, in the order size, spacing, origin, direction; empty if the grids are the same.
     """
-    slack = max(_ORIGIN_TOLERANCE_MM, 10 * tolerance * min(b.spacing))
+    slack = 10 * tolerance * max(1.0, *b.spacing)
     tests = (
         ("size", a.shape, b.shape, 0.0, " voxels"),
         ("spacing", a.spacing, b.spacing, tolerance, " mm"),
@@ -224,13 +206,12 @@ def resample(volume: Volume, target: Geometry, *, interpolation: Literal["linear
     Returns:
         The volume on the target grid.
     """
-    linear = interpolation == "linear"
-    source = Volume(volume.array.astype(np.float32), volume.geometry) if linear else volume
+    dtype = np.dtype(np.float32) if interpolation == "linear" else volume.array.dtype
+    method = sitk.sitkLinear if interpolation == "linear" else sitk.sitkNearestNeighbor
+    image = _to_image(Volume(volume.array.astype(dtype, copy=False), volume.geometry))
     size, spacing, origin, direction = _to_itk(target)
-    method = sitk.sitkLinear if linear else sitk.sitkNearestNeighbor
-    image = _to_image(source)
     image = sitk.Resample(image, size, sitk.Transform(), method, origin, spacing, direction, fill, image.GetPixelID())
-    return Volume(sitk.GetArrayFromImage(image).astype(source.array.dtype, copy=False), target)
+    return Volume(sitk.GetArrayFromImage(image).astype(dtype, copy=False), target)
 
 
 def map_to(volume: Volume, geometry: Geometry) -> Volume:
@@ -250,11 +231,11 @@ def map_to(volume: Volume, geometry: Geometry) -> Volume:
 
 def _suffix(path: Path) -> str:
     name = path.name.lower()
-    return next((end for end in sorted(READABLE, key=len, reverse=True) if name.endswith(end)), "")
+    return next((end for end in READABLE if name.endswith(end)), "")
 
 
-def _unreadable(path: str | Path, found: object) -> UserError:
-    return UserError(path, found=found, wanted="a readable 3-D volume", fix="copy or export the file again")
+def _fault(path: str | Path, found: str, wanted: str = "a whole 3-D volume", fix: str = "export it again") -> UserError:
+    return UserError(path, found=found, wanted=wanted, fix=fix)
 
 
 def _cause(error: Exception) -> str:
@@ -262,36 +243,32 @@ def _cause(error: Exception) -> str:
     if isinstance(error, OSError):
         return (error.strerror or str(error)).lower()
     last = str(error).strip().splitlines()[-1]
-    for mark in ("ERROR: ", "): ", "Reason: ", "] "):
+    if last.startswith("Reason: "):  # MetaImage's reasons are leftovers of the C library
+        return "not a whole MetaImage"
+    for mark in ("ERROR: ", "): ", "] "):
         last = last.rpartition(mark)[2]
     return last.strip()
 
 
 def _header(path: Path) -> sitk.ImageFileReader:
-    if not path.exists():
-        raise UserError(path, found="no such file", wanted="a volume", fix="check the path")
+    try:  # ITK reports a missing file or a lack of rights as a wrong format
+        with path.open("rb") as stream:
+            if not stream.read(1):
+                raise _fault(path, "an empty file")
+    except OSError as error:
+        raise _fault(path, _cause(error), fix="check the path and your rights") from error
     if _suffix(path) not in READABLE:
-        raise UserError(
-            path,
-            found=f"ending '{path.suffix}'",
-            wanted=f"{', '.join(READABLE)} or a folder with one DICOM series",
-            fix="convert the file, or name the folder of the DICOM slices",
-        )
+        wanted = f"{', '.join(READABLE)} or a folder with one DICOM series"
+        raise _fault(path, f"ending '{path.suffix}'", wanted, "convert the file, or name the folder of the slices")
     reader = sitk.ImageFileReader()
     reader.SetImageIO(_READERS[_suffix(path)])
     reader.SetFileName(str(path))
     try:
-        if path.stat().st_size == 0:
-            raise _unreadable(path, "an empty file")
-        with path.open("rb"):
-            pass  # ITK reports a lack of permission as a wrong format
         reader.ReadImageInformation()
-    except (OSError, RuntimeError) as error:
+    except RuntimeError as error:
         if "orthonormal" in str(error):
-            raise UserError(
-                path, found="axes not at right angles", wanted="an affine without shear", fix="correct sform and qform"
-            ) from error
-        raise _unreadable(path, _cause(error)) from error
+            raise _fault(path, "a sheared affine", "axes at right angles", "correct sform and qform") from error
+        raise _fault(path, _cause(error)) from error
     return reader
 
 
@@ -302,20 +279,15 @@ def _read_file(path: Path) -> sitk.Image:
         _check_complete(path, reader)
         return reader.Execute()
     except (OSError, EOFError, zlib.error, RuntimeError) as error:
-        raise _unreadable(path, f"an incomplete or damaged file ({_cause(error)})") from error
+        raise _fault(path, f"an incomplete or damaged file ({_cause(error)})") from error
 
 
 def _check_axes(path: Path, size: Sequence[int], components: int) -> None:
     if components != 1:
-        raise _unreadable(path, f"{components} values per voxel")
+        raise _fault(path, f"{components} values per voxel")
     if len(size) != 3 and not (len(size) == 4 and size[3] == 1):
         sides = " x ".join(str(side) for side in size)
-        raise _unreadable(path, f"{len(size)}-D data of {sides} voxels (x first)")
-
-
-def _three_axes(path: Path, image: sitk.Image) -> sitk.Image:
-    _check_axes(path, image.GetSize(), image.GetNumberOfComponentsPerPixel())
-    return image if image.GetDimension() == 3 else image[:, :, :, 0]
+        raise _fault(path, f"{len(size)}-D data of {sides} voxels (x first)")
 
 
 def _check_complete(path: Path, reader: sitk.ImageFileReader) -> None:
@@ -323,8 +295,7 @@ def _check_complete(path: Path, reader: sitk.ImageFileReader) -> None:
     if _READERS[_suffix(path)] == "NiftiImageIO":
         voxels = math.prod(reader.GetSize()) * int(reader.GetMetaData("bitpix")) // 8
         wanted = int(float(reader.GetMetaData("vox_offset"))) + voxels
-        found = sum(len(block) for block in _blocks(path))
-        if found < wanted:
+        if (found := sum(len(block) for block in _blocks(path))) < wanted:
             raise EOFError(f"{found} of {wanted} bytes")
     elif _suffix(path) == ".mha":
         head, _, data = path.read_bytes().partition(b"ElementDataFile = LOCAL")
@@ -355,22 +326,19 @@ def _read_series(folder: Path) -> sitk.Image:
         reader.SetFileNames(names[0])
         return reader.Execute()
     except RuntimeError as error:
-        raise _unreadable(folder, f"DICOM slices that do not form a volume ({_cause(error)})") from error
+        raise _fault(folder, f"DICOM slices that do not form a volume ({_cause(error)})") from error
 
 
 def _check_series(folder: Path, series: Sequence[str], names: Sequence[Sequence[str]]) -> None:
     if not series:
-        raise UserError(folder, found="a folder without DICOM series", wanted="one series", fix="check the path")
+        raise _fault(folder, "a folder without DICOM series", "one series", "check the path")
     if len(series) > 1:
         listed = ", ".join(f"{uid} ({len(files)} files)" for uid, files in zip(series, names, strict=True))
-        raise UserError(
-            folder, found=f"{len(series)} DICOM series: {listed}", wanted="one series", fix="one folder per series"
-        )
+        raise _fault(folder, f"{len(series)} DICOM series: {listed}", "one series", "make one folder per series")
     # GDCM leaves out slices that it cannot read, which would shorten the volume in silence.
     known = {Path(name).name for name in names[0]}
-    lost = sorted(file.name for file in folder.glob("*.dcm") if file.name not in known)
-    if lost:
-        raise _unreadable(folder / lost[0], "an unreadable DICOM slice")
+    for lost in sorted(file for file in folder.glob("*.dcm") if file.name not in known):
+        raise _fault(lost, "an unreadable DICOM slice")
 
 
 def _check_slices(folder: Path, names: Sequence[str]) -> None:
@@ -385,20 +353,16 @@ def _check_slices(folder: Path, names: Sequence[str]) -> None:
         reader.SetFileName(name)
         reader.ReadImageInformation()
         origins.append(reader.GetOrigin())
-        normal = np.reshape(reader.GetDirection(), (3, 3))[:, 2]
+        normal = np.array(reader.GetDirection()[2::3])
     places = np.array(origins)
     steps = places[1:] - places[:-1]
     along = steps @ normal
     if np.ptp(along) > _SLICE_TOLERANCE_MM:
-        at = int(np.argmax(np.abs(along - np.median(along))))
-        raise UserError(
-            folder,
-            found=f"slices {abs(along[at]):g} mm apart after {Path(names[at]).name}",
-            wanted=f"{abs(np.median(along)):g} mm everywhere",
-            fix="add the missing slices",
-        )
+        widest = Path(names[int(along.argmax())]).name
+        found = f"slices {along.min():g} to {along.max():g} mm apart (most after {widest})"
+        raise _fault(folder, found, "equal steps", "add the missing or take out the doubled slices")
     if np.abs(steps - along[:, None] * normal).max() > _SLICE_TOLERANCE_MM:
-        raise _unreadable(folder, "slices shifted against each other (tilted gantry)")
+        raise _fault(folder, "slices shifted against each other (tilted gantry)")
 
 
 def _geometry(path: str | Path, image: sitk.Image | sitk.ImageFileReader) -> Geometry:
@@ -410,7 +374,7 @@ def _geometry(path: str | Path, image: sitk.Image | sitk.ImageFileReader) -> Geo
     matrix = np.reshape(image.GetDirection(), (rank, rank))[:3, :3][::-1, ::-1]
     direction = tuple(float(value) + 0.0 for value in matrix.ravel())
     if not all(map(math.isfinite, (sx, sy, sz, ox, oy, oz, *direction))):
-        raise _unreadable(path, "a header with NaN or infinity")
+        raise _fault(path, "a header with NaN or infinity")
     return Geometry((nz, ny, nx), (sz, sy, sx), (oz, oy, ox), direction)
 
 
