@@ -52,7 +52,7 @@ _HU = {
     "eye": 18.0,
     "vessel": 140.0,
     "tongue": 62.0,
-    "Brainstem": 27.0,
+    "Brainstem": 25.0,
     "SpinalCord": 34.0,
     "Mandible": 1050.0,
     "Parotid": 24.0,
@@ -355,7 +355,7 @@ def _draw_brainstem_and_cord(canvas: _Canvas, rng: np.random.Generator, spine: t
     medulla = np.maximum(axis - 9.0, z - 17.0)
     stem = np.maximum(np.minimum(_ellipsoid(canvas.points, centre, radii), medulla), end - z)
     cord = np.maximum(axis - rng.uniform(6.2, 7.4), z - end)
-    canvas.fill(stem - 3.5, "fluid")
+    canvas.fill(stem - 5.5, "fluid")
     canvas.fill(cord, "SpinalCord", "SpinalCord")
     canvas.fill(stem, "Brainstem", "Brainstem")
 
