@@ -1,0 +1,369 @@
+"""Tables of an evaluation: one row per case and organ, their summary, and both on screen and in files."""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from rich.table import Table
+
+from ars_jax.errors import UserError
+from ars_jax.metrics.overlap import overlap_metrics
+from ars_jax.metrics.surface import Convention, bounding_box, check_convention, surface_metrics
+
+Status = Literal["ok", "miss", "false alarm", "absent", "unlabelled"]
+MEASURES = ("dsc", "recall", "precision", "hd95_mm", "asd_mm")
+"""The measures of a row, in the order of every table."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One organ of one case.
+
+    Args:
+        case: name of the case.
+        organ: name of the organ.
+        status: "ok" where both masks exist, "miss" where only the reference does, "false alarm" where only the
+            prediction does, "absent" where neither does, "unlabelled" where nobody drew the organ in this case.
+        dsc: DSC; None for absent and unlabelled organs.
+        recall: recall; None also for a false alarm.
+        precision: precision; None also for a miss.
+        hd95_mm: 95 % Hausdorff distance, mm; None unless the status is "ok".
+        asd_mm: average surface distance, mm; None unless the status is "ok".
+        volume_prediction_ml: volume of the prediction, ml.
+        volume_reference_ml: volume of the reference, ml; None for an unlabelled organ.
+        convention: which definition of the surface distances was used.
+    """
+
+    case: str
+    organ: str
+    status: Status
+    dsc: float | None
+    recall: float | None
+    precision: float | None
+    hd95_mm: float | None
+    asd_mm: float | None
+    volume_prediction_ml: float
+    volume_reference_ml: float | None
+    convention: Convention
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """Mean and spread of the values that exist.
+
+    Args:
+        mean: their mean; None when there is none.
+        sd: their sample standard deviation (n - 1); None below two.
+        n: how many there are.
+    """
+
+    mean: float | None
+    sd: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a summary.
+
+    Args:
+        organ: name of the organ, or "mean over organs".
+        cases: cases that count: the organ is in the reference or was predicted.
+        misses: cases in which it is in the reference and was not predicted.
+        false_alarms: cases in which it was predicted and is not in the reference.
+        dsc: over the cases that count; a miss and a false alarm count as 0.
+        recall: over the cases with a reference; a miss counts as 0.
+        precision: over the cases with a prediction.
+        hd95_mm: mm, over the cases with both masks, so read it together with `misses`.
+        asd_mm: mm, over the cases with both masks.
+    """
+
+    organ: str
+    cases: int
+    misses: int
+    false_alarms: int
+    dsc: Statistic
+    recall: Statistic
+    precision: Statistic
+    hd95_mm: Statistic
+    asd_mm: Statistic
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a set of rows amounts to.
+
+    Args:
+        convention: which definition of the surface distances was used.
+        organs: one line per organ, over its cases.
+        overall: the mean over organs of the organs' means (each organ weighs the same, however many cases have it);
+            its `sd` is the spread between organs, its counts are sums.
+    """
+
+    convention: Convention
+    organs: tuple[Line, ...]
+    overall: Line
+
+
+def evaluate_case(
+    name: str,
+    prediction: np.ndarray,
+    reference: np.ndarray,
+    spacing: tuple[float, float, float],
+    organs: Sequence[str],
+    labelled: Sequence[bool] | np.ndarray | None = None,
+    convention: Convention = "paper-boundary",
+) -> list[Row]:
+    """Compares a predicted label map with the reference, organ by organ.
+
+    Args:
+        name: name of the case.
+        prediction: label map [z, y, x] of channel numbers: 0 background, k + 1 for `organs[k]`.
+        reference: label map of the same shape.
+        spacing: mm z, y, x.
+        organs: organ names in the order of their channels.
+        labelled: one flag per channel, background first; False where nobody drew that organ. None means all are drawn.
+        convention: which definition of the surface distances, see `ars_jax.metrics.surface`.
+
+    Returns:
+        One row per organ, in order.
+
+    Raises:
+        UserError: unlike shapes, a channel number without organ, a wrong number of flags or an unknown convention.
+    """
+    check_convention(convention)
+    _check_maps(name, prediction, reference, organs)
+    flags = [True] * (len(organs) + 1) if labelled is None else [bool(flag) for flag in labelled]
+    if len(flags) != len(organs) + 1:
+        raise UserError(
+            f"{name}: labelled", found=f"{len(flags)} flags", wanted=f"{len(organs) + 1}", fix="give one per channel"
+        )
+    # Everything happens where there is any label at all: the rest of a whole-body grid costs nothing.
+    box = bounding_box((prediction != 0) | (reference != 0)) or (slice(0, 1),) * 3
+    prediction, reference = prediction[box], reference[box]
+    return [
+        _row(name, organ, prediction == k, reference == k if flags[k] else None, spacing, convention)
+        for k, organ in enumerate(organs, start=1)
+    ]
+
+
+def _check_maps(name: str, prediction: np.ndarray, reference: np.ndarray, organs: Sequence[str]) -> None:
+    if prediction.shape != reference.shape or prediction.ndim != 3:
+        raise UserError(
+            f"{name}: prediction",
+            found=f"shape {prediction.shape}",
+            wanted=f"three axes and the reference's shape {reference.shape}",
+            fix="bring both label maps onto one grid",
+        )
+    for what, array in (("prediction", prediction), ("reference", reference)):
+        if array.size and int(array.max()) > len(organs):
+            raise UserError(
+                f"{name}: {what}",
+                found=f"label {int(array.max())}",
+                wanted=f"at most {len(organs)}, the number of organs",
+                fix="give label maps of channel numbers and the organ list that they were made with",
+            )
+
+
+def _row(
+    case: str,
+    organ: str,
+    prediction: np.ndarray,
+    reference: np.ndarray | None,
+    spacing: tuple[float, float, float],
+    convention: Convention,
+) -> Row:
+    millilitres = float(np.prod(spacing)) / 1000.0
+    if reference is None:
+        volume = int(np.count_nonzero(prediction)) * millilitres
+        return Row(case, organ, "unlabelled", None, None, None, None, None, volume, None, convention)
+    overlap = overlap_metrics(prediction, reference)
+    surface = surface_metrics(prediction, reference, spacing, convention)
+    statuses: dict[tuple[bool, bool], Status] = {
+        (True, True): "ok",
+        (False, True): "miss",
+        (True, False): "false alarm",
+        (False, False): "absent",
+    }
+    return Row(
+        case=case,
+        organ=organ,
+        status=statuses[overlap.volume_prediction > 0, overlap.volume_reference > 0],
+        dsc=overlap.dsc,
+        recall=overlap.recall,
+        precision=overlap.precision,
+        hd95_mm=surface.hd95_mm if surface else None,
+        asd_mm=surface.asd_mm if surface else None,
+        volume_prediction_ml=overlap.volume_prediction * millilitres,
+        volume_reference_ml=overlap.volume_reference * millilitres,
+        convention=convention,
+    )
+
+
+def summarise(rows: Sequence[Row]) -> Summary:
+    """Averages rows over cases and then over organs.
+
+    Distances exist only where both masks do; the misses that they leave out are counted beside them. An organ without
+    any value of a measure is left out of that measure's mean over organs.
+
+    Args:
+        rows: rows of any number of cases, all of one convention.
+
+    Returns:
+        One line per organ in the order of first appearance, and their mean.
+
+    Raises:
+        UserError: there is no row, or the rows mix conventions.
+    """
+    conventions = sorted({row.convention for row in rows})
+    if len(conventions) != 1:
+        raise UserError(
+            "evaluation rows",
+            found=f"the conventions {', '.join(conventions)}" if rows else "no row",
+            wanted="rows of one convention",
+            fix="evaluate at least one case, and all of them alike",
+        )
+    lines = tuple(_line(organ, [r for r in rows if r.organ == organ]) for organ in dict.fromkeys(r.organ for r in rows))
+    means = {measure: _statistic(getattr(line, measure).mean for line in lines) for measure in MEASURES}
+    overall = Line(
+        organ="mean over organs",
+        cases=sum(line.cases for line in lines),
+        misses=sum(line.misses for line in lines),
+        false_alarms=sum(line.false_alarms for line in lines),
+        **means,
+    )
+    return Summary(conventions[0], lines, overall)
+
+
+def _line(organ: str, rows: Sequence[Row]) -> Line:
+    statuses = [row.status for row in rows]
+    values = {measure: _statistic(getattr(row, measure) for row in rows) for measure in MEASURES}
+    return Line(
+        organ=organ,
+        cases=sum(status in ("ok", "miss", "false alarm") for status in statuses),
+        misses=statuses.count("miss"),
+        false_alarms=statuses.count("false alarm"),
+        **values,
+    )
+
+
+def _statistic(values: Iterable[float | None]) -> Statistic:
+    present = [value for value in values if value is not None]
+    mean = float(np.mean(present)) if present else None
+    return Statistic(mean, float(np.std(present, ddof=1)) if len(present) > 1 else None, len(present))
+
+
+def write_csv(path: Path | str, rows: Sequence[Row]) -> None:
+    """Writes rows as CSV: a header, then one line per case and organ; undefined values are empty.
+
+    Args:
+        path: file to write; replaced only when the new one is complete.
+        rows: rows to write.
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in rows)
+    _replace(Path(path), text.getvalue())
+
+
+def write_json(path: Path | str, rows: Sequence[Row]) -> None:
+    """Writes rows and their summary as JSON: `{"convention", "rows", "summary"}`; undefined values are null.
+
+    Args:
+        path: file to write; replaced only when the new one is complete.
+        rows: rows to write, all of one convention.
+
+    Raises:
+        UserError: there is no row, or the rows mix conventions.
+    """
+    summary = summarise(rows)
+    content = {
+        "convention": summary.convention,
+        "units": {"hd95_mm": "mm", "asd_mm": "mm", "volume_prediction_ml": "ml", "volume_reference_ml": "ml"},
+        "rows": [asdict(row) for row in rows],
+        "summary": asdict(summary),
+    }
+    _replace(Path(path), json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: Path | str) -> list[Row]:
+    """Reads the rows of a file that `write_json` wrote; `summarise` gives their summary again.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The rows in order.
+
+    Raises:
+        UserError: the file is missing or is not such a table.
+    """
+    wanted = "a table that `ars-jax evaluate` wrote"
+    fix = "give the table.json of an evaluated run"
+    try:
+        content: Any = json.loads(Path(path).read_text())
+        rows = [Row(**row) for row in content["rows"]]
+    except FileNotFoundError as error:
+        raise UserError(path, found="no such file", wanted=wanted, fix=fix) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(path, found=f"{type(error).__name__} ({error})", wanted=wanted, fix=fix) from error
+    for row in rows:
+        check_convention(row.convention)
+        if row.status not in get_args(Status):
+            raise UserError(path, found=f"status {row.status}", wanted=", ".join(get_args(Status)), fix=fix)
+    return rows
+
+
+def _replace(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def render(summary: Summary, title: str) -> Table:
+    """Makes the table for the screen.
+
+    Args:
+        summary: what `summarise` returned.
+        title: what was evaluated.
+
+    Returns:
+        A table with mean ± sd of every measure, the counts beside them and the convention in the header.
+    """
+    table = Table(
+        title=f"{title}\nsurface distances in mm, convention {summary.convention}",
+        caption="mean ± sd over cases; distances only where both masks exist, so read them with the misses; last line: "
+        "mean ± sd over the organs' means",
+    )
+    table.add_column("organ", no_wrap=True)
+    for heading in ("cases", "DSC", "recall", "precision", "HD95 mm", "ASD mm", "misses", "false alarms"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for line in summary.organs:
+        table.add_row(*_cells(line))
+    table.add_section()
+    table.add_row(*_cells(summary.overall), style="bold")
+    return table
+
+
+def _cells(line: Line) -> list[str]:
+    digits = dict.fromkeys(MEASURES, 3) | {"hd95_mm": 2, "asd_mm": 2}
+    measures = [_mean_sd(getattr(line, measure), digits[measure]) for measure in MEASURES]
+    return [line.organ, str(line.cases), *measures, str(line.misses), str(line.false_alarms)]
+
+
+def _mean_sd(value: Statistic, digits: int) -> str:
+    if value.mean is None:
+        return "-"
+    mean = f"{value.mean:.{digits}f}"
+    return mean if value.sd is None else f"{mean} ± {value.sd:.{digits}f}"
