@@ -1,0 +1,153 @@
+"""Prepared cases on disk: one .npz per case, named by everything that its arrays depend on."""
+
+import dataclasses
+import hashlib
+import json
+import re
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from ars_jax.data.layouts import Case
+from ars_jax.data.plan import Plan, Sample, written_atomically
+from ars_jax.errors import UserError
+
+FORMAT_VERSION = 1
+"""To be raised when the same plan and sources give other arrays than before."""
+
+_NOT_IN_ARRAYS = ("pairs", "multiple", "canvas", "patch")
+_UNREADABLE = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error)
+
+
+def cache_key(case: Case, labels: Mapping[str, int], plan: Plan) -> str:
+    """Hashes everything that the prepared arrays of a case depend on.
+
+    Sources enter by their bytes, not by their date: a data set that was copied, or moved to another folder, keeps its
+    cache, and an edit that keeps the date is seen. Reading the files once costs little beside preparing them (measured:
+    115 head-and-neck cases, 33 MB, 0.1 s).
+
+    Args:
+        case: image and label sources.
+        labels: organ names and their values on disk, in channel order.
+        plan: canvas, patch, multiple and pairs do not enter, because the arrays do not depend on them.
+
+    Returns:
+        16 hexadecimal digits.
+
+    Raises:
+        UserError: a source that cannot be read.
+    """
+    fields = {key: value for key, value in dataclasses.asdict(plan).items() if key not in _NOT_IN_ARRAYS}
+    content = {
+        "format": FORMAT_VERSION,
+        "case": [case.name, sorted(case.unlabelled)],
+        "labels": list(labels.items()),
+        "plan": fields,
+        "sources": [[role, file.name, _digest(file)] for role, path in _sources(case) for file in _files(path)],
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def cache_path(cache: Path, case: Case, labels: Mapping[str, int], plan: Plan) -> Path:
+    """Returns where the prepared case belongs: CACHE/<case>-<key>.npz."""
+    name = re.sub(r"[^\w.-]", "_", case.name)
+    return cache / f"{name}-{cache_key(case, labels, plan)}.npz"
+
+
+def save_sample(path: Path, sample: Sample) -> None:
+    """Writes a prepared case, whole or not at all.
+
+    Uncompressed, because it is read in every epoch and written once.
+
+    Args:
+        path: the .npz file.
+        sample: the prepared case.
+    """
+    with written_atomically(path) as temporary, temporary.open("wb") as file:
+        np.savez(
+            file,
+            name=np.array(sample.name),
+            shape=np.array(sample.image.shape),
+            image=sample.image,
+            label=sample.label,
+            labelled=sample.labelled,
+        )
+
+
+def load_sample(path: str | Path) -> Sample:
+    """Reads a prepared case; the file's checksums are verified.
+
+    Args:
+        path: an .npz file of the cache.
+
+    Returns:
+        The prepared case.
+
+    Raises:
+        UserError: no such file, or damaged.
+    """
+    try:
+        # np.load would leave a file that it opened itself, and finds damaged, open.
+        with Path(path).open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+            return Sample(str(file["name"]), file["image"], file["label"], file["labelled"])
+    except _UNREADABLE as error:
+        raise _damaged(path, error) from error
+
+
+def sample_shape(path: str | Path) -> tuple[int, int, int]:
+    """Reads only the shape of a prepared case.
+
+    Args:
+        path: an .npz file of the cache.
+
+    Returns:
+        Voxels z, y, x.
+
+    Raises:
+        UserError: no such file, or damaged.
+    """
+    try:
+        with Path(path).open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+            z, y, x = (int(side) for side in file["shape"])
+            return z, y, x
+    except _UNREADABLE as error:
+        raise _damaged(path, error) from error
+
+
+def is_intact(path: Path) -> bool:
+    """Whether a prepared case is there and can be read to its end."""
+    if not path.exists():
+        return False
+    try:
+        load_sample(path)
+    except UserError:
+        return False
+    return True
+
+
+def _damaged(path: str | Path, error: Exception) -> UserError:
+    found = "no such file" if isinstance(error, FileNotFoundError) else f"a damaged file ({error})"
+    return UserError(path, found=found, wanted="a prepared case", fix="start again: the case is then prepared anew")
+
+
+def _sources(case: Case) -> Iterator[tuple[str, Path]]:
+    yield "image", case.image
+    if case.label is not None:
+        yield "label", case.label
+    for organ, path in sorted(case.masks.items()):
+        yield f"mask {organ}", path
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
+
+
+def _digest(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(path, found=error.strerror, wanted="a readable file", fix="check the data set") from error

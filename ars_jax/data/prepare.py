@@ -1,0 +1,362 @@
+"""From a case on disk to the arrays the network sees, and from its label map back to the image's own grid.
+
+All grids are compared and changed in physical space. A box of voxels is measured from edge to edge: cropping keeps
+whole voxels, and resampling divides the same box into another number of voxels, so that no side grows or shrinks.
+"""
+
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+
+from ars_jax.data.cache import cache_path, is_intact, sample_shape, save_sample
+from ars_jax.data.layouts import Case, read_label
+from ars_jax.data.plan import Plan, Sample
+from ars_jax.data.volumes import Geometry, Volume, canonical, mismatches, read_volume, resample
+from ars_jax.errors import UserError
+
+Box = tuple[slice, slice, slice]
+
+ZSCORE_LIMIT = 5.0
+_BODY_VOXEL_MM = 4.0
+_SMOOTH_ABOVE = 1.5
+
+
+def prepare_image(volume: Volume, plan: Plan, name: object = "image") -> tuple[np.ndarray, Geometry]:
+    """Orients, crops, resamples and normalises an image.
+
+    Resampling is linear. An axis that loses more than a third of its voxels (ratio r > 1.5) is smoothed before, by a
+    Gaussian of (r - 1) / 2 voxels, so that fine structure does not alias.
+
+    Args:
+        volume: any orientation.
+        plan: what to do.
+        name: the file or case, for messages.
+
+    Returns:
+        The image float32 [z, y, x] in canonical orientation, and the grid that it lies on.
+
+    Raises:
+        UserError: NaN or infinity, nothing to crop to, or no contrast.
+    """
+    if not np.isfinite(volume.array).all():
+        count = np.count_nonzero(~np.isfinite(volume.array))
+        raise UserError(name, found=f"{count} voxels NaN or infinite", wanted="finite values", fix="export it again")
+    whole = canonical(volume)
+    box = crop_box(whole.array, whole.geometry.spacing, plan, name)
+    source = cropped(whole.geometry, box)
+    array = whole.array[box].astype(np.float32)
+    target = divided(source, prepared_shape(source, plan))
+    if target.shape != source.shape:
+        ratios = np.divide(source.shape, target.shape)
+        sigma = np.where(ratios > _SMOOTH_ABOVE, (ratios - 1) / 2, 0)
+        smooth = ndimage.gaussian_filter(array, sigma, mode="nearest") if sigma.any() else array
+        array = resample(Volume(smooth, source), target, interpolation="linear", fill=float(smooth.min())).array
+    return normalised(array, plan, name), target
+
+
+def prepare_case(case: Case, labels: Mapping[str, int], plan: Plan) -> Sample:
+    """Reads a case and prepares its image and label.
+
+    Args:
+        case: with a label map or masks.
+        labels: organ names and their values on disk, in channel order.
+        plan: what to do.
+
+    Returns:
+        The sample; image and label on the same grid.
+
+    Raises:
+        UserError: an unreadable file, no label, a label on another grid than its image, or what `prepare_image` raises.
+    """
+    if case.label is None and not case.masks:
+        raise UserError(f"case {case.name}", found="no label", wanted="a label map or masks", fix="add it, or the case")
+    volume = read_volume(case.image)
+    label = read_label(case, labels, volume.geometry)
+    if differences := mismatches(label.geometry, volume.geometry):
+        raise UserError(
+            f"case {case.name}",
+            found="label with " + ", ".join(f"{item.kind} {item.found}" for item in differences),
+            wanted="its image's " + ", ".join(f"{item.kind} {item.wanted}" for item in differences),
+            fix="resample the label to the image's grid: ars-jax check --repair DIR",
+        )
+    image, grid = prepare_image(volume, plan, f"case {case.name} ({case.image})")
+    # The image's grid stands in for the label's, which may differ by the rounding of its header.
+    prepared = resample(Volume(label.array, volume.geometry), grid, interpolation="nearest", fill=0)
+    labelled = np.array([True, *(organ not in case.unlabelled for organ in labels)])
+    return Sample(case.name, image, prepared.array.astype(np.uint8, copy=False), labelled)
+
+
+def prepare_dataset(
+    cases: Sequence[Case],
+    labels: Mapping[str, int],
+    plan: Plan,
+    cache: Path,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> list[Path]:
+    """Prepares cases into a cache, in threads; a case that is there already, intact and up to date, is left alone.
+
+    Args:
+        cases: with labels.
+        labels: organ names and their values on disk, in channel order.
+        plan: what to do.
+        cache: folder, made if need be. Several plans may share it.
+        progress: called after every case, in order, with the number done, the number of all and the case's name.
+
+    Returns:
+        One file per case, in the order of the cases, for `cache.load_sample`.
+
+    Raises:
+        UserError: other labels than the plan's, or what `prepare_case` raises, of the first faulty case.
+    """
+    if tuple(labels) != plan.labels:
+        raise UserError("labels", found=tuple(labels), wanted=plan.labels, fix="use the plan of this data set")
+
+    def prepared(case: Case) -> Path:
+        path = cache_path(cache, case, labels, plan)
+        if not is_intact(path):
+            save_sample(path, prepare_case(case, labels, plan))
+        return path
+
+    paths = []
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        for case, path in zip(cases, pool.map(prepared, cases), strict=True):
+            paths.append(path)
+            if progress is not None:
+                progress(len(paths), len(cases), case.name)
+    return paths
+
+
+def complete_plan(plan: Plan, paths: Iterable[Path]) -> Plan:
+    """Fills in the canvas from the prepared training cases, unless the plan has one.
+
+    Args:
+        plan: as configured.
+        paths: prepared training cases.
+
+    Returns:
+        The plan with a canvas; the cache made with the plan stays valid.
+    """
+    if plan.canvas is not None:
+        return plan
+    return replace(plan, canvas=canvas_for([sample_shape(path) for path in paths], plan.multiple))
+
+
+def restore_label(array: np.ndarray, prepared: Geometry, original: Geometry) -> Volume:
+    """Brings a label map from the prepared grid back to an image's own grid, by nearest neighbour in physical space.
+
+    Args:
+        array: channel numbers [z, y, x] on the prepared grid, without padding.
+        prepared: the grid that `prepare_image` returned.
+        original: the image's grid, in any orientation.
+
+    Returns:
+        The label map on exactly the original grid; background where the image was cropped away.
+    """
+    return resample(Volume(array, prepared), original, interpolation="nearest", fill=0)
+
+
+def crop_box(image: np.ndarray, spacing: Sequence[float], plan: Plan, name: object = "image") -> Box:
+    """Finds the voxels to keep.
+
+    Args:
+        image: [z, y, x], canonical.
+        spacing: mm z, y, x.
+        plan: crop, crop_threshold and crop_margin_mm.
+        name: the file or case, for messages.
+
+    Returns:
+        One slice per axis.
+
+    Raises:
+        UserError: nothing is left.
+    """
+    if plan.crop == "none":
+        return _box(np.zeros(3, int), np.asarray(image.shape))
+    factors = np.ones(3, int)
+    if plan.crop == "body":
+        factors = np.maximum(1, np.rint(_BODY_VOXEL_MM / np.asarray(spacing)).astype(int))
+        mask, limit = _largest_part(_block_means(image, factors) > plan.crop_threshold), f"> {plan.crop_threshold:g}"
+    else:
+        mask, limit = image != 0, "other than 0"
+    if not mask.any():
+        found = f"values from {image.min():g} to {image.max():g}"
+        fix = "choose another crop_threshold, or crop none"
+        raise UserError(name, found=found, wanted=f"a region with values {limit} to crop to", fix=fix)
+    ends = [np.flatnonzero(mask.any(axis=others))[[0, -1]] for others in ((1, 2), (0, 2), (0, 1))]
+    first, last = np.transpose(ends)
+    # The edge of the body may lie inside of the block next to the last one whose mean is above the threshold.
+    margin = np.ceil(plan.crop_margin_mm / np.asarray(spacing)).astype(int) + factors - 1
+    return _box(np.maximum(first * factors - margin, 0), np.minimum((last + 1) * factors + margin, image.shape))
+
+
+def cropped(geometry: Geometry, box: Box) -> Geometry:
+    """The grid of a box of voxels of another grid.
+
+    Args:
+        geometry: the whole grid.
+        box: one slice per axis, with start and stop.
+
+    Returns:
+        The box's grid, same points in space.
+    """
+    z, y, x = (side.stop - side.start for side in box)
+    return replace(geometry, shape=(z, y, x), origin=_point(geometry, [side.start for side in box]))
+
+
+def divided(geometry: Geometry, shape: Sequence[int]) -> Geometry:
+    """Divides the same box in space, from voxel edge to voxel edge, into another number of voxels.
+
+    Args:
+        geometry: the grid.
+        shape: voxels z, y, x.
+
+    Returns:
+        The new grid; the same one if the shape is the same.
+    """
+    factors = np.divide(geometry.shape, shape)
+    z, y, x = (int(side) for side in shape)
+    dz, dy, dx = (float(step) for step in factors * geometry.spacing)
+    return replace(geometry, shape=(z, y, x), spacing=(dz, dy, dx), origin=_point(geometry, (factors - 1) / 2))
+
+
+def prepared_shape(geometry: Geometry, plan: Plan) -> tuple[int, ...]:
+    """How many voxels the plan divides a cropped box into.
+
+    Args:
+        geometry: the cropped box's grid.
+        plan: shape or spacing.
+
+    Returns:
+        Voxels z, y, x: the plan's shape, or what comes nearest to the plan's spacing, or the grid's own.
+    """
+    if plan.shape is not None:
+        return plan.shape
+    if plan.spacing is None:
+        return geometry.shape
+    triples = zip(geometry.shape, geometry.spacing, plan.spacing, strict=True)
+    return tuple(max(1, round(side * old / new)) for side, old, new in triples)
+
+
+def normalised(image: np.ndarray, plan: Plan, name: object = "image") -> np.ndarray:
+    """Maps image values to the range that the network sees.
+
+    Args:
+        image: the prepared box.
+        plan: intensity and window.
+        name: the file or case, for messages.
+
+    Returns:
+        float32; "window": within [-1, 1]; "zscore": mean 0 and standard deviation 1 before clipping to [-5, 5].
+
+    Raises:
+        UserError: a z-score of an image without contrast.
+    """
+    if plan.intensity == "window" and plan.window is not None:
+        low, high = plan.window
+        return np.clip((image - low) * (2 / (high - low)) - 1, -1, 1).astype(np.float32)
+    mean, deviation = float(image.mean(dtype=np.float64)), float(image.std(dtype=np.float64))
+    if not deviation > 0:
+        raise UserError(name, found=f"the value {mean:g} everywhere", wanted="contrast", fix="take the case out")
+    return np.clip((image - mean) / deviation, -ZSCORE_LIMIT, ZSCORE_LIMIT).astype(np.float32)
+
+
+def fill_value(image: np.ndarray) -> float:
+    """What lies around a prepared image on a canvas: its smallest value.
+
+    That is -1 for a windowed CT that shows air, and the darkest tissue or background of an MR; the same rule holds in
+    training and at prediction.
+    """
+    return float(image.min())
+
+
+def canvas_for(shapes: Iterable[Sequence[int]], multiple: int) -> tuple[int, int, int]:
+    """The smallest canvas that holds every case.
+
+    Args:
+        shapes: voxels z, y, x of the prepared cases.
+        multiple: what every side is a multiple of.
+
+    Returns:
+        Voxels z, y, x.
+    """
+    return padded_shape(np.max(list(shapes), axis=0), multiple)
+
+
+def padded_shape(shape: Sequence[int], multiple: int) -> tuple[int, int, int]:
+    """Rounds every side up to the next multiple."""
+    z, y, x = (math.ceil(side / multiple) * multiple for side in shape)
+    return z, y, x
+
+
+def pad_to(array: np.ndarray, shape: Sequence[int], fill: float) -> np.ndarray:
+    """Puts a volume into the middle of a larger one; of an odd difference the larger half comes behind.
+
+    Args:
+        array: [z, y, x, ...]; further axes stay as they are.
+        shape: voxels z, y, x of the result.
+        fill: value around the volume.
+
+    Returns:
+        [*shape, ...]
+
+    Raises:
+        ValueError: a side of the array is larger than the shape's; nothing is ever cut off.
+    """
+    if any(side > target for side, target in zip(array.shape[:3], shape, strict=True)):
+        raise ValueError(f"cannot pad {array.shape[:3]} to the smaller {tuple(shape)}")
+    padded = np.full((*shape, *array.shape[3:]), fill, dtype=array.dtype)
+    padded[_middle(shape, array.shape[:3])] = array
+    return padded
+
+
+def unpad(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Takes back what `pad_to` added.
+
+    Args:
+        array: [z, y, x, ...] padded.
+        shape: voxels z, y, x before padding.
+
+    Returns:
+        [*shape, ...], a view.
+    """
+    return array[_middle(array.shape[:3], shape)]
+
+
+def _middle(outer: Sequence[int], inner: Sequence[int]) -> tuple[slice, ...]:
+    starts = [(target - side) // 2 for target, side in zip(outer, inner, strict=True)]
+    return tuple(slice(start, start + side) for start, side in zip(starts, inner, strict=True))
+
+
+def _box(first: np.ndarray, stop: np.ndarray) -> Box:
+    z, y, x = (slice(int(start), int(end)) for start, end in zip(first, stop, strict=True))
+    return z, y, x
+
+
+def _point(geometry: Geometry, index: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
+    step = np.multiply(geometry.spacing, index)
+    z, y, x = (float(value) for value in geometry.origin + np.reshape(geometry.direction, (3, 3)) @ step)
+    return z, y, x
+
+
+def _block_means(image: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    """Means of blocks of voxels: noise, hair and sheets thinner than a block fall below the threshold."""
+    widths = [(0, int(-side % factor)) for side, factor in zip(image.shape, factors, strict=True)]
+    padded = np.pad(image, widths, mode="edge")
+    blocks = [size for side, factor in zip(padded.shape, factors, strict=True) for size in (side // factor, factor)]
+    return padded.reshape(blocks).mean(axis=(1, 3, 5), dtype=np.float32)
+
+
+def _largest_part(mask: np.ndarray) -> np.ndarray:
+    """The largest connected part after an opening that cuts thin bridges (to the table, to a mask's frame)."""
+    cross = ndimage.generate_binary_structure(3, 1)
+    opened = ndimage.binary_dilation(ndimage.binary_erosion(mask, cross, border_value=1), cross, mask=mask)
+    parts = np.empty(mask.shape, np.int32)
+    if ndimage.label(opened if opened.any() else mask, np.ones((3, 3, 3)), output=parts) == 0:
+        return mask
+    return parts == 1 + np.argmax(np.bincount(parts.ravel())[1:])
