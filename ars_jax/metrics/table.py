@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+from rich import box
 from rich.table import Table
 
 from ars_jax.errors import UserError
@@ -19,6 +20,7 @@ from ars_jax.metrics.surface import Convention, bounding_box, check_convention, 
 Status = Literal["ok", "miss", "false alarm", "absent", "unlabelled"]
 MEASURES = ("dsc", "recall", "precision", "hd95_mm", "asd_mm")
 """The measures of a row, in the order of every table."""
+_NARROWEST = len("±0.000")
 
 
 @dataclass(frozen=True)
@@ -145,8 +147,8 @@ def evaluate_case(
             f"{name}: labelled", found=f"{len(flags)} flags", wanted=f"{len(organs) + 1}", fix="give one per channel"
         )
     # Everything happens where there is any label at all: the rest of a whole-body grid costs nothing.
-    box = bounding_box((prediction != 0) | (reference != 0)) or (slice(0, 1),) * 3
-    prediction, reference = prediction[box], reference[box]
+    used = bounding_box((prediction != 0) | (reference != 0)) or (slice(0, 1),) * 3
+    prediction, reference = prediction[used], reference[used]
     return [
         _row(name, organ, prediction == k, reference == k if flags[k] else None, spacing, convention)
         for k, organ in enumerate(organs, start=1)
@@ -238,7 +240,7 @@ def summarise(rows: Sequence[Row]) -> Summary:
         false_alarms=sum(line.false_alarms for line in lines),
         **means,
     )
-    return Summary(conventions[0], lines, overall)
+    return Summary(rows[0].convention, lines, overall)
 
 
 def _line(organ: str, rows: Sequence[Row]) -> Line:
@@ -345,10 +347,15 @@ def render(summary: Summary, title: str) -> Table:
         title=f"{title}\nsurface distances in mm, convention {summary.convention}",
         caption="mean ± sd over cases; distances only where both masks exist, so read them with the misses; last line: "
         "mean ± sd over the organs' means",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
     )
     table.add_column("organ", no_wrap=True)
-    for heading in ("cases", "DSC", "recall", "precision", "HD95 mm", "ASD mm", "misses", "false alarms"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("cases", justify="right", no_wrap=True)
+    for heading in ("DSC", "recall", "precision", "HD95 mm", "ASD mm"):
+        table.add_column(heading, justify="right", min_width=max(_NARROWEST, *map(len, heading.split())))
+    table.add_column("misses / false alarms", justify="right", min_width=len("/ false"))
     for line in summary.organs:
         table.add_row(*_cells(line))
     table.add_section()
@@ -359,11 +366,12 @@ def render(summary: Summary, title: str) -> Table:
 def _cells(line: Line) -> list[str]:
     digits = dict.fromkeys(MEASURES, 3) | {"hd95_mm": 2, "asd_mm": 2}
     measures = [_mean_sd(getattr(line, measure), digits[measure]) for measure in MEASURES]
-    return [line.organ, str(line.cases), *measures, str(line.misses), str(line.false_alarms)]
+    return [line.organ, str(line.cases), *measures, f"{line.misses} / {line.false_alarms}"]
 
 
 def _mean_sd(value: Statistic, digits: int) -> str:
     if value.mean is None:
         return "-"
     mean = f"{value.mean:.{digits}f}"
-    return mean if value.sd is None else f"{mean} ± {value.sd:.{digits}f}"
+    # No space after ±: a narrow screen breaks before it and so puts the spread on a line of its own.
+    return mean if value.sd is None else f"{mean} ±{value.sd:.{digits}f}"
