@@ -124,14 +124,20 @@ def written_atomically(path: Path) -> Iterator[Path]:
 
     Yields:
         The temporary path to write to.
+
+    Raises:
+        UserError: the place cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:
+        found, fix = error.strerror or error, "check folder, rights and free space"
+        raise UserError(path, found=found, wanted="a place that can be written", fix=fix) from error
     finally:
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
             temporary.unlink()
 
 

@@ -1,49 +1,27 @@
 import dataclasses
-import json
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from ars_jax.data.cache import cache_key, load_sample, sample_shape
 from ars_jax.data.layouts import Case
-from ars_jax.data.plan import Plan, read_plan, write_plan
+from ars_jax.data.plan import Plan
 from ars_jax.data.prepare import (
     canvas_for,
-    complete_plan,
     crop_box,
     divided,
     fill_value,
     pad_to,
     padded_shape,
     prepare_case,
-    prepare_dataset,
     prepare_image,
     restore_label,
     unpad,
 )
-from ars_jax.data.volumes import Geometry, Volume, canonical, read_volume, resample, write_volume
+from ars_jax.data.volumes import Geometry, Volume, canonical, read_volume, resample
 from ars_jax.errors import UserError
+from tests.data.synthetic import LABELS, ORIENTATIONS, PLAN, SPACING, ct, grid, written
 from tests.oracles.resample import nearest_in_space
 from tests.realdata import real_data
-
-LABELS = {"Ball_L": 3, "Ball_R": 7}
-PLAN = Plan(tuple(LABELS), pairs=(("Ball_L", "Ball_R"),), intensity="window", window=(-200, 400))
-SPACING = (3.0, 2.0, 1.5)
-IDENTITY = np.eye(3)
-# Columns are the directions of the array axes; right-handed, as readers of some formats demand.
-ORIENTATIONS = {
-    "canonical": IDENTITY,
-    "flipped": np.diag([-1.0, -1.0, 1.0]),
-    "permuted": IDENTITY[:, [1, 2, 0]],
-    "permuted and flipped": IDENTITY[:, [2, 0, 1]] * [-1.0, 1.0, -1.0],
-    "oblique": np.array([[1, 0, 0], [0, 0.8, -0.6], [0, 0.6, 0.8]]) @ np.diag([-1.0, 1.0, -1.0]),
-}
-
-
-def grid(shape=(12, 18, 24), spacing=SPACING, direction=IDENTITY) -> Geometry:
-    return Geometry(shape, spacing, (-20.0, 31.5, 7.25), tuple(float(value) for value in np.ravel(direction)))
 
 
 def matrix(geometry: Geometry) -> np.ndarray:
@@ -54,30 +32,6 @@ def matrix(geometry: Geometry) -> np.ndarray:
     return out
 
 
-def ct(geometry: Geometry, seed: int = 0) -> tuple[Volume, Volume]:
-    """A noisy box of soft tissue in air with two organs; the table below it touches nothing."""
-    rng = np.random.default_rng(seed)
-    z, y, x = geometry.shape
-    image = np.full(geometry.shape, -1000.0)
-    image[2 : z - 2, 3 : y - 5, 4 : x - 4] = 40
-    label = np.zeros(geometry.shape, np.uint8)
-    label[3 : z // 2, 5 : y // 2, 5 : x // 2] = LABELS["Ball_L"]
-    label[z // 2 : z - 4, 6 : y - 7, x // 2 : x - 6] = LABELS["Ball_R"]
-    image += 100 * (label == LABELS["Ball_L"]) + 200 * (label == LABELS["Ball_R"]) + rng.normal(0, 5, image.shape)
-    return Volume(image.astype(np.int16), geometry), Volume(label, geometry)
-
-
-def written(
-    folder: Path, name="case", geometry: Geometry | None = None, label_geometry: Geometry | None = None
-) -> Case:
-    geometry = geometry or grid()
-    image, label = ct(geometry)
-    case = Case(name, folder / f"{name}.nrrd", folder / f"{name}-label.nrrd")
-    write_volume(case.image, image)
-    write_volume(folder / f"{name}-label.nrrd", Volume(label.array, label_geometry or geometry))
-    return case
-
-
 def channels(label: Volume) -> Volume:
     table = np.zeros(256, np.uint8)
     table[list(LABELS.values())] = 1, 2
@@ -86,9 +40,6 @@ def channels(label: Volume) -> Volume:
 
 def dice(one: np.ndarray, two: np.ndarray) -> float:
     return 2 * np.count_nonzero(one & two) / (np.count_nonzero(one) + np.count_nonzero(two))
-
-
-# the grid
 
 
 @pytest.mark.parametrize("direction", ORIENTATIONS.values(), ids=ORIENTATIONS)
@@ -257,9 +208,6 @@ def test_nan_and_infinity_are_user_errors(value):
         prepare_image(Volume(array, grid((4, 4, 4))), PLAN, "scan")
 
 
-# cases
-
-
 def test_image_and_label_of_a_case_lie_on_the_same_grid(tmp_path):
     case = written(tmp_path, geometry=grid((20, 18, 24), direction=ORIENTATIONS["permuted and flipped"]))
     sample = prepare_case(case, LABELS, dataclasses.replace(PLAN, spacing=(2.0, 2.0, 2.0)))
@@ -285,177 +233,6 @@ def test_a_label_on_another_grid_is_named_with_both_values(tmp_path):
 def test_a_case_without_label_is_a_user_error(tmp_path):
     with pytest.raises(UserError, match="case pt_9: found no label"):
         prepare_case(dataclasses.replace(written(tmp_path, "pt_9"), label=None), LABELS, PLAN)
-
-
-# the cache
-
-
-def test_the_cache_is_reused_while_nothing_changed(tmp_path):
-    cases = [written(tmp_path, "a"), written(tmp_path, "b")]
-    seen = []
-    paths = prepare_dataset(cases, LABELS, PLAN, tmp_path / "cache", lambda *args: seen.append(args))
-    assert seen == [(1, 2, "a"), (2, 2, "b")]
-    stamps = [path.stat().st_mtime_ns for path in paths]
-    assert prepare_dataset(cases, LABELS, PLAN, tmp_path / "cache") == paths
-    assert [path.stat().st_mtime_ns for path in paths] == stamps
-    for case, path in zip(cases, paths, strict=True):
-        fresh, kept = prepare_case(case, LABELS, PLAN), load_sample(path)
-        np.testing.assert_array_equal(fresh.image, kept.image)
-        np.testing.assert_array_equal(fresh.label, kept.label)
-        np.testing.assert_array_equal(fresh.labelled, kept.labelled)
-        assert fresh.name == kept.name == case.name
-        assert sample_shape(path) == fresh.image.shape
-
-
-def test_a_copied_data_set_keeps_its_keys(tmp_path):
-    first, second = written(tmp_path / "here"), written(tmp_path / "there")
-    assert first.image != second.image
-    assert cache_key(first, LABELS, PLAN) == cache_key(second, LABELS, PLAN)
-
-
-def test_the_canvas_does_not_make_the_cache_stale(tmp_path):
-    case = written(tmp_path)
-    paths = prepare_dataset([case], LABELS, PLAN, tmp_path / "cache")
-    complete = complete_plan(PLAN, paths)
-    assert complete.canvas == (16, 32, 32)
-    assert complete_plan(complete, []) == complete
-    assert (
-        prepare_dataset([case], LABELS, dataclasses.replace(complete, patch=(16, 16, 16)), tmp_path / "cache") == paths
-    )
-
-
-@pytest.mark.parametrize(
-    "change",
-    [{"crop": "body"}, {"spacing": (2.0, 2.0, 2.0)}, {"shape": (8, 8, 8)}, {"window": (-100.0, 400.0)}],
-)
-def test_what_changes_the_arrays_changes_the_key(tmp_path, change):
-    case = written(tmp_path)
-    assert cache_key(case, LABELS, dataclasses.replace(PLAN, **change)) != cache_key(case, LABELS, PLAN)
-
-
-def test_labels_and_unlabelled_organs_change_the_key(tmp_path):
-    case = written(tmp_path)
-    key = cache_key(case, LABELS, PLAN)
-    assert cache_key(case, {"Ball_L": 7, "Ball_R": 3}, PLAN) != key
-    assert cache_key(dataclasses.replace(case, unlabelled=("Ball_L",)), LABELS, PLAN) != key
-
-
-def test_an_edited_source_is_prepared_again_even_with_its_old_date(tmp_path):
-    case = written(tmp_path)
-    (old,) = prepare_dataset([case], LABELS, PLAN, tmp_path / "cache")
-    assert case.label is not None
-    stamp = case.label.stat().st_mtime_ns
-    image, label = ct(grid())
-    write_volume(case.label, Volume(np.where(label.array == 3, 7, 0).astype(np.uint8), image.geometry))
-    os.utime(case.label, ns=(stamp, stamp))
-    (new,) = prepare_dataset([case], LABELS, PLAN, tmp_path / "cache")
-    assert new != old
-    assert set(np.unique(load_sample(new).label)) == {0, 2}
-
-
-@pytest.mark.parametrize("damage", [lambda raw: raw[:200], lambda raw: b"", lambda raw: flip_byte(raw)])
-def test_a_damaged_cache_file_is_made_again(tmp_path, damage):
-    case = written(tmp_path)
-    (path,) = prepare_dataset([case], LABELS, PLAN, tmp_path / "cache")
-    whole = load_sample(path)
-    path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(UserError, match="a damaged file"):
-        load_sample(path)
-    assert prepare_dataset([case], LABELS, PLAN, tmp_path / "cache") == [path]
-    np.testing.assert_array_equal(load_sample(path).image, whole.image)
-
-
-def flip_byte(raw: bytes) -> bytes:
-    """Changes a voxel in the middle, which only the checksum can tell."""
-    middle = len(raw) // 2
-    return raw[:middle] + bytes([raw[middle] ^ 1]) + raw[middle + 1 :]
-
-
-def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
-    case = written(tmp_path)
-
-    def full_disk(file, **arrays):
-        file.write(b"half")
-        raise OSError("no space left")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(np, "savez", full_disk)
-        with pytest.raises(OSError, match="no space"):
-            prepare_dataset([case], LABELS, PLAN, tmp_path / "cache")
-    assert list((tmp_path / "cache").iterdir()) == []
-
-
-def test_the_first_faulty_case_is_reported(tmp_path):
-    good, bad = written(tmp_path, "good"), written(tmp_path, "bad", label_geometry=grid(spacing=(1.0, 1.0, 1.0)))
-    with pytest.raises(UserError, match="case bad"):
-        prepare_dataset([good, bad, good], LABELS, PLAN, tmp_path / "cache")
-
-
-def test_labels_other_than_the_plans_are_a_user_error(tmp_path):
-    with pytest.raises(UserError, match="labels"):
-        prepare_dataset([written(tmp_path)], {"Ball_L": 3}, PLAN, tmp_path / "cache")
-
-
-# plan.json
-
-
-@pytest.mark.parametrize(
-    "plan",
-    [
-        PLAN,
-        Plan(("A", "B", "C"), (("A", "C"),), "body", -300, 0, (1.5, 1.5, 1.5), canvas=(32, 48, 64), patch=(16, 16, 16)),
-    ],
-)
-def test_a_plan_survives_writing_and_reading(tmp_path, plan):
-    write_plan(tmp_path / "run" / "plan.json", plan)
-    assert read_plan(tmp_path / "run" / "plan.json") == plan
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["plan.json"]
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"spacings": 1}, "unknown key spacings"),
-        ({"crop": None}, "crop: found null"),
-        ({"crop": "head"}, 'crop: found "head"'),
-        ({"multiple": 16.5}, "multiple: found 16.5"),
-        ({"multiple": True}, "multiple: found true"),
-        ({"crop_margin_mm": True}, "crop_margin_mm: found true"),
-        ({"spacing": [1, 2]}, r"spacing: found \[1, 2\]"),
-        ({"spacing": "1"}, 'spacing: found "1"'),
-        ({"pairs": [["Ball_L"]]}, "pairs: found"),
-        ({"canvas": [16, 16, 17]}, r"canvas: found \(16, 16, 17\); wanted multiples of 16; .*\[16, 16, 32\]"),
-        ({"window": [3, 3]}, "window: found"),
-        ({"spacing": [1, 1, 1], "shape": [4, 4, 4]}, "at most one"),
-        ({"spacing": [1, 0, 1]}, "three positive numbers"),
-        ({"pairs": [["Ball_L", "Nose"]]}, "pairs of different organs"),
-        ({"labels": []}, "labels: found"),
-    ],
-)
-def test_a_faulty_plan_is_named_by_its_key(tmp_path, change, message):
-    path = tmp_path / "plan.json"
-    path.write_text(json.dumps(dataclasses.asdict(PLAN) | change))
-    with pytest.raises(UserError, match=message):
-        read_plan(path)
-
-
-def test_a_plan_with_a_missing_key_is_a_user_error(tmp_path):
-    values = dataclasses.asdict(PLAN)
-    del values["window"]
-    (tmp_path / "plan.json").write_text(json.dumps(values))
-    with pytest.raises(UserError, match=r"plan\.json: found no key window"):
-        read_plan(tmp_path / "plan.json")
-
-
-@pytest.mark.parametrize("text", ["{", "[]", None])
-def test_an_unreadable_plan_is_a_user_error(tmp_path, text):
-    if text is not None:
-        (tmp_path / "plan.json").write_text(text)
-    with pytest.raises(UserError, match=r"plan\.json: found"):
-        read_plan(tmp_path / "plan.json")
-
-
-# padding
 
 
 def test_unpadding_takes_padding_back():

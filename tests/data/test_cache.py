@@ -1,0 +1,127 @@
+import dataclasses
+import os
+
+import numpy as np
+import pytest
+
+from ars_jax.data.cache import cache_key, load_sample, sample_shape
+from ars_jax.data.prepare import (
+    complete_plan,
+    prepare_case,
+    prepare_dataset,
+)
+from ars_jax.data.volumes import Volume, write_volume
+from ars_jax.errors import UserError
+from tests.data.synthetic import LABELS, PLAN, ct, grid, written
+
+
+def test_the_cache_is_reused_while_nothing_changed(tmp_path):
+    cases = [written(tmp_path, "a"), written(tmp_path, "b")]
+    seen = []
+    paths = prepare_dataset(cases, LABELS, PLAN, tmp_path / "cache", lambda *args: seen.append(args))
+    assert seen == [(1, 2, "a"), (2, 2, "b")]
+    stamps = [path.stat().st_mtime_ns for path in paths]
+    assert prepare_dataset(cases, LABELS, PLAN, tmp_path / "cache") == paths
+    assert [path.stat().st_mtime_ns for path in paths] == stamps
+    for case, path in zip(cases, paths, strict=True):
+        fresh, kept = prepare_case(case, LABELS, PLAN), load_sample(path)
+        np.testing.assert_array_equal(fresh.image, kept.image)
+        np.testing.assert_array_equal(fresh.label, kept.label)
+        np.testing.assert_array_equal(fresh.labelled, kept.labelled)
+        assert fresh.name == kept.name == case.name
+        assert sample_shape(path) == fresh.image.shape
+
+
+def test_a_copied_data_set_keeps_its_keys(tmp_path):
+    first, second = written(tmp_path / "here"), written(tmp_path / "there")
+    assert first.image != second.image
+    assert cache_key(first, LABELS, PLAN) == cache_key(second, LABELS, PLAN)
+
+
+def test_the_canvas_does_not_make_the_cache_stale(tmp_path):
+    case = written(tmp_path)
+    paths = prepare_dataset([case], LABELS, PLAN, tmp_path / "cache")
+    complete = complete_plan(PLAN, paths)
+    assert complete.canvas == (16, 32, 32)
+    assert complete_plan(complete, []) == complete
+    assert (
+        prepare_dataset([case], LABELS, dataclasses.replace(complete, patch=(16, 16, 16)), tmp_path / "cache") == paths
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"crop": "body"}, {"spacing": (2.0, 2.0, 2.0)}, {"shape": (8, 8, 8)}, {"window": (-100.0, 400.0)}],
+)
+def test_what_changes_the_arrays_changes_the_key(tmp_path, change):
+    case = written(tmp_path)
+    assert cache_key(case, LABELS, dataclasses.replace(PLAN, **change)) != cache_key(case, LABELS, PLAN)
+
+
+def test_labels_and_unlabelled_organs_change_the_key(tmp_path):
+    case = written(tmp_path)
+    key = cache_key(case, LABELS, PLAN)
+    assert cache_key(case, {"Ball_L": 7, "Ball_R": 3}, PLAN) != key
+    assert cache_key(dataclasses.replace(case, unlabelled=("Ball_L",)), LABELS, PLAN) != key
+
+
+def test_an_edited_source_is_prepared_again_even_with_its_old_date(tmp_path):
+    case = written(tmp_path)
+    (old,) = prepare_dataset([case], LABELS, PLAN, tmp_path / "cache")
+    assert case.label is not None
+    stamp = case.label.stat().st_mtime_ns
+    image, label = ct(grid())
+    write_volume(case.label, Volume(np.where(label.array == 3, 7, 0).astype(np.uint8), image.geometry))
+    os.utime(case.label, ns=(stamp, stamp))
+    (new,) = prepare_dataset([case], LABELS, PLAN, tmp_path / "cache")
+    assert new != old
+    assert set(np.unique(load_sample(new).label)) == {0, 2}
+
+
+@pytest.mark.parametrize("damage", [lambda raw: raw[:200], lambda raw: b"", lambda raw: flip_byte(raw)])
+def test_a_damaged_cache_file_is_made_again(tmp_path, damage):
+    case = written(tmp_path)
+    (path,) = prepare_dataset([case], LABELS, PLAN, tmp_path / "cache")
+    whole = load_sample(path)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(UserError, match="a damaged file"):
+        load_sample(path)
+    assert prepare_dataset([case], LABELS, PLAN, tmp_path / "cache") == [path]
+    np.testing.assert_array_equal(load_sample(path).image, whole.image)
+
+
+def flip_byte(raw: bytes) -> bytes:
+    """Changes a voxel in the middle, which only the checksum can tell."""
+    middle = len(raw) // 2
+    return raw[:middle] + bytes([raw[middle] ^ 1]) + raw[middle + 1 :]
+
+
+def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
+    case = written(tmp_path)
+
+    def full_disk(file, **arrays):
+        file.write(b"half")
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "savez", full_disk)
+        with pytest.raises(UserError, match="no space left"):
+            prepare_dataset([case], LABELS, PLAN, tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_cache_that_cannot_be_written_is_a_user_error(tmp_path):
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    with pytest.raises(UserError, match="wanted a place that can be written"):
+        prepare_dataset([written(tmp_path)], LABELS, PLAN, tmp_path / "cache")
+
+
+def test_the_first_faulty_case_is_reported(tmp_path):
+    good, bad = written(tmp_path, "good"), written(tmp_path, "bad", label_geometry=grid(spacing=(1.0, 1.0, 1.0)))
+    with pytest.raises(UserError, match="case bad"):
+        prepare_dataset([good, bad, good], LABELS, PLAN, tmp_path / "cache")
+
+
+def test_labels_other_than_the_plans_are_a_user_error(tmp_path):
+    with pytest.raises(UserError, match="labels"):
+        prepare_dataset([written(tmp_path)], {"Ball_L": 3}, PLAN, tmp_path / "cache")
