@@ -27,7 +27,7 @@ def grid(shape=(12, 18, 24), spacing=SPACING, direction=IDENTITY) -> Geometry:
 
 
 def ct(geometry: Geometry, seed: int = 0) -> tuple[Volume, Volume]:
-    """A noisy box of soft tissue in air with two organs; the table below it touches nothing."""
+    """A noisy box of soft tissue in air with two organs."""
     rng = np.random.default_rng(seed)
     z, y, x = geometry.shape
     image = np.full(geometry.shape, -1000.0)
