@@ -10,11 +10,10 @@ point sets of prediction and reference, d(P->R) for the distances of P's points 
 | paper-volume | all voxels | the same | the same |
 | monai | boundary voxels | larger of the two 95th percentiles | mean of d(P->R) only |
 | medpy | boundary voxels | 95th percentile of both pooled | mean of both pooled |
-| deepmind | voxel corners, weighted by surface area | larger of the two weighted 95th percentiles, no interpolation |
-  mean of the two weighted means |
+| deepmind | voxel corners, weighted by area | larger of the two weighted 95th percentiles | mean of the two means |
 
 Boundary voxels are those of the mask with a face neighbour outside of it; the outside of the volume is outside of the
-mask. Percentiles interpolate linearly except where the table says otherwise. `monai` follows MONAI's defaults
+mask. Percentiles interpolate linearly, but weighted ones do not. `monai` follows MONAI's defaults
 (`SurfaceDistance` is one-sided), `medpy` version 0.5, `deepmind` the surface-distance package, whose average is a pair
 of numbers and is given as their mean.
 """

@@ -345,14 +345,14 @@ def render(summary: Summary, title: str) -> Table:
     """
     table = Table(
         title=f"{title}\nsurface distances in mm, convention {summary.convention}",
-        caption="mean ± sd over cases; distances only where both masks exist, so read them with the misses; last line: "
-        "mean ± sd over the organs' means",
+        caption="mean ± sd over n cases; distances only where both masks exist, so read them with the misses; last "
+        "line: mean ± sd over the organs' means",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
-        collapse_padding=True,
+        padding=(0, 0, 0, 1),
     )
     table.add_column("organ", no_wrap=True)
-    table.add_column("cases", justify="right", no_wrap=True)
+    table.add_column("n", justify="right", min_width=2)
     for heading in ("DSC", "recall", "precision", "HD95 mm", "ASD mm"):
         table.add_column(heading, justify="right", min_width=max(_NARROWEST, *map(len, heading.split())))
     table.add_column("misses / false alarms", justify="right", min_width=len("/ false"))
