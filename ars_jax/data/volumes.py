@@ -103,8 +103,10 @@ def read_volume(path: str | Path) -> Volume:
     path = Path(path)
     image = _read_series(path) if os.path.isdir(path) else _read_file(path)
     _check_axes(path, image.GetSize(), image.GetNumberOfComponentsPerPixel())
-    image = image if image.GetDimension() == 3 else image[:, :, :, 0]
-    return Volume(sitk.GetArrayFromImage(image), _geometry(path, image))
+    array = sitk.GetArrayFromImage(image if image.GetDimension() == 3 else image[:, :, :, 0])
+    if array.dtype.kind == "c":
+        raise _fault(path, "complex numbers")
+    return Volume(array, _geometry(path, image))
 
 
 def read_geometry(path: str | Path) -> Geometry:
@@ -379,15 +381,15 @@ def _geometry(path: str | Path, image: sitk.Image | sitk.ImageFileReader) -> Geo
 
 
 def _to_itk(geometry: Geometry) -> tuple[list[int], list[float], list[float], list[float]]:
-    direction = np.reshape(geometry.direction, (3, 3))[::-1, ::-1].ravel()
     size = [int(side) for side in geometry.shape[::-1]]
-    spacing, origin = ([float(value) for value in values[::-1]] for values in (geometry.spacing, geometry.origin))
-    return size, spacing, origin, [float(value) for value in direction]
+    values = (geometry.spacing, geometry.origin, geometry.direction)  # a matrix reads backwards as both axes reversed
+    spacing, origin, direction = ([float(value) for value in reversed(row)] for row in values)
+    return size, spacing, origin, direction
 
 
 def _to_image(volume: Volume) -> sitk.Image:
-    array = volume.array.astype(np.uint8) if volume.array.dtype == bool else volume.array
-    image = sitk.GetImageFromArray(np.ascontiguousarray(array), isVector=False)
+    array = volume.array.astype(np.uint8) if volume.array.dtype == bool else np.ascontiguousarray(volume.array)
+    image = sitk.GetImageFromArray(array, isVector=False)
     _, spacing, origin, direction = _to_itk(volume.geometry)
     image.SetSpacing(spacing)
     image.SetOrigin(origin)

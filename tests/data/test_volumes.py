@@ -176,6 +176,12 @@ def test_colour_images_are_errors(tmp_path: Path):
         read_volume(tmp_path / "c.nrrd")
 
 
+def test_complex_images_are_errors(tmp_path: Path):
+    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((4, 5, 6), np.complex64)), str(tmp_path / "c.nii"))
+    with pytest.raises(UserError, match="complex numbers"):
+        read_volume(tmp_path / "c.nii")
+
+
 def test_a_sheared_affine_is_named(tmp_path: Path):
     write_volume(tmp_path / "s.nii", noise())
     data = bytearray((tmp_path / "s.nii").read_bytes())
