@@ -1,0 +1,97 @@
+"""Checkpoints by orbax: the newest and the best by validation DSC, each with its configuration and plan."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from ars_jax.errors import UserError
+
+T = TypeVar("T")
+Which = Literal["best", "newest"]
+
+
+@contextmanager
+def checkpoints(folder: Path) -> Iterator[ocp.CheckpointManager]:
+    """Opens a folder of checkpoints; leaving the block waits until everything is written.
+
+    Args:
+        folder: made if need be.
+
+    Yields:
+        A manager that keeps the newest checkpoint and the one with the highest `mean_dsc`.
+    """
+
+    def mean_dsc(metrics: Any) -> float:
+        return metrics["mean_dsc"]
+
+    policy = checkpoint_managers.AnyPreservationPolicy(
+        [checkpoint_managers.LatestN(1), checkpoint_managers.BestN(get_metric_fn=mean_dsc, n=1)]
+    )
+    options = ocp.CheckpointManagerOptions(preservation_policy=policy, best_fn=mean_dsc, best_mode="max")
+    with ocp.CheckpointManager(folder.absolute(), options=options) as manager:
+        yield manager
+
+
+def save(manager: ocp.CheckpointManager, step: int, state: object, meta: dict[str, Any], mean_dsc: float) -> None:
+    """Saves in the background; the state may be donated as soon as this returns.
+
+    Args:
+        manager: from `checkpoints`.
+        step: number of the step that the state has reached.
+        state: a pytree of arrays.
+        meta: configuration and plan, as JSON takes them.
+        mean_dsc: what decides the best, within [0, 1].
+    """
+    items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
+    # Without force an existing step is silently not saved.
+    manager.save(step, args=items, metrics={"mean_dsc": mean_dsc}, force=True)
+
+
+def find_step(manager: ocp.CheckpointManager, which: Which) -> int:
+    """Finds the newest or the best checkpoint.
+
+    Args:
+        manager: from `checkpoints`.
+        which: "newest" or "best".
+
+    Returns:
+        Its step.
+
+    Raises:
+        UserError: there is none.
+    """
+    step = manager.best_step() if which == "best" else manager.latest_step()
+    if step is None:
+        fix = "train first, or check the path"
+        raise UserError(manager.directory, found="no checkpoint", wanted="at least one", fix=fix)
+    return step
+
+
+def restore(manager: ocp.CheckpointManager, step: int, like: T) -> T:
+    """Restores a state.
+
+    Args:
+        manager: from `checkpoints`.
+        step: from `find_step`.
+        like: a pytree of `jax.ShapeDtypeStruct` with shardings, or of arrays; the result lies as it says.
+
+    Returns:
+        The saved state, bit for bit.
+
+    Raises:
+        UserError: the checkpoint is damaged or belongs to another network.
+    """
+    try:
+        restored = manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like)))
+    except (ValueError, KeyError, OSError) as error:
+        raise UserError(
+            manager.directory / str(step),
+            found=" ".join(str(error).split())[:200],
+            wanted="a whole checkpoint of the configured network",
+            fix="use the run's own configuration, or train again",
+        ) from error
+    return restored["state"]

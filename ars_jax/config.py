@@ -1,0 +1,278 @@
+"""The configuration: frozen dataclasses are the schema, YAML files the presets, dotted options the overrides."""
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+import yaml
+
+from ars_jax.data.plan import Plan
+from ars_jax.errors import UserError
+
+Objective = Literal["cross_entropy", "dice", "baseline", "baseline+rs", "baseline+ars"]
+
+Sides = tuple[int, int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Where the cases are and which of them train.
+
+    Args:
+        root: folder of the data set.
+        layout: how it is arranged; auto recognises the known ones.
+        labels: organs and their values on disk; null takes the data set's own table.
+        pairs: names of left and right organs, exchanged when the left-right axis is flipped.
+        split: JSON file {"train": [...], "validation": [...]}, relative to the data set; null draws one.
+        validation_fraction: part of the cases kept for validation where there is no split file.
+        split_seed: decides which cases these are.
+        cache: folder of the prepared cases; null is the folder "cache" of the run.
+    """
+
+    root: Path
+    layout: Literal["auto", "msd", "folders", "btcv", "pddca"] = "auto"
+    labels: dict[str, int] | None = None
+    pairs: tuple[tuple[str, str], ...] = ()
+    split: Path | None = None
+    validation_fraction: float = 0.2
+    split_seed: int = 0
+    cache: Path | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class PrepareConfig:
+    """What is done to every volume before the network sees it; sides are z, y, x.
+
+    Args:
+        crop: keep the body, the box of the voxels that are not 0, or everything.
+        crop_threshold: lowest image value of the body (HU for CT).
+        crop_margin_mm: kept around the crop.
+        spacing: mm to resample to; null keeps the image's own.
+        shape: voxels to resample the crop to, as the paper does; exclusive with spacing.
+        intensity: map a window to [-1, 1], or subtract the mean and divide by the standard deviation.
+        window: lowest and highest value of the window.
+        canvas: voxels of a training sample; null holds every training case whole.
+        patch: voxels of the sliding window at prediction; null predicts the volume at once.
+    """
+
+    crop: Literal["none", "body", "nonzero"] = "none"
+    crop_threshold: float = -400.0
+    crop_margin_mm: float = 5.0
+    spacing: tuple[float, float, float] | None = None
+    shape: Sides | None = None
+    intensity: Literal["window", "zscore"] = "zscore"
+    window: tuple[float, float] | None = None
+    canvas: Sides | None = None
+    patch: Sides | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentConfig:
+    """Random changes of the training samples.
+
+    Args:
+        flip: axes z, y, x flipped in half of the draws.
+        translate: largest shift, as a fraction of the canvas side.
+        scale: smallest and largest magnification.
+        intensity_shift: largest value added to the normalised image.
+        intensity_scale: largest relative change of the normalised values.
+    """
+
+    flip: tuple[bool, bool, bool] = (False, False, False)
+    translate: float = 0.05
+    scale: tuple[float, float] = (0.9, 1.1)
+    intensity_shift: float = 0.0
+    intensity_scale: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The V-Net.
+
+    Args:
+        variant: which public form.
+        base_channels: channels of the first stage (the paper: 16).
+        kernel_size: side of the convolutions (the paper: 5).
+        dropout: the share of channels dropped at depth.
+        dtype: type of the computation; parameters and losses are float32.
+    """
+
+    variant: Literal["figure"] = "figure"
+    base_channels: int = 16
+    kernel_size: int = 5
+    dropout: float = 0.0
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """The objective; see ars_jax.losses.
+
+    Args:
+        objective: one of the paper's five; baseline is Dice plus cross-entropy, rs and ars add a regional term.
+        region_weight: weight of the regional term beside the baseline, which the paper does not give.
+        cross_entropy_weight: weight of the cross-entropy, the paper's lambda, which it does not give.
+        cross_entropy_reduction: mean over voxels, or the paper's literal sum.
+        grid: regions per axis (the paper: 16).
+        region_size: largest region side in voxels, instead of grid.
+        a: smallest adaptive penalty.
+        b: range of the adaptive penalty.
+        adaptive_gradient: differentiate through the penalties, or not.
+        absent: skip pairs of region and class without reference, or count them.
+        reduction: of the regional term over regions and classes.
+        eps: smoothing in voxels.
+    """
+
+    objective: Objective = "baseline+ars"
+    region_weight: float = 1.0
+    cross_entropy_weight: float = 1.0
+    cross_entropy_reduction: Literal["mean", "sum"] = "mean"
+    grid: int | Sides | None = 16
+    region_size: int | Sides | None = None
+    a: float = 0.3
+    b: float = 0.4
+    adaptive_gradient: Literal["through", "stop"] = "through"
+    absent: Literal["skip", "count"] = "skip"
+    reduction: Literal["sum", "mean", "class_mean"] = "class_mean"
+    eps: float = 1e-7
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+    """Adam and its learning rate.
+
+    Args:
+        learning_rate: the highest.
+        schedule: constant, or down to zero along half a cosine.
+        warmup: part of the steps over which the rate rises from zero.
+        clip_norm: largest norm of the gradient; null does not clip.
+    """
+
+    learning_rate: float = 1e-3
+    schedule: Literal["constant", "cosine"] = "cosine"
+    warmup: float = 0.02
+    clip_norm: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """The length and rhythm of a training.
+
+    Args:
+        epochs: passes over the training cases.
+        batch_size: cases of a step, over all devices.
+        validate_every: epochs between validations; each is followed by a checkpoint.
+        seed: decides the parameters at the start, the order, the augmentation and the dropout.
+    """
+
+    epochs: int = 100
+    batch_size: int = 1
+    validate_every: int = 10
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """Where results go.
+
+    Args:
+        dir: folder of the run.
+    """
+
+    dir: Path
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Everything that decides a run.
+
+    Args:
+        data: where the cases are and which of them train.
+        run: where results go.
+        prepare: what is done to every volume.
+        augment: random changes of the training samples.
+        model: the V-Net.
+        loss: the objective.
+        optim: Adam.
+        train: length and rhythm.
+    """
+
+    data: DataConfig
+    run: RunConfig
+    prepare: PrepareConfig = PrepareConfig()
+    augment: AugmentConfig = AugmentConfig()
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+
+
+def check_config(config: Config) -> None:
+    """Holds the ranges that types do not hold.
+
+    Args:
+        config: the configuration.
+
+    Raises:
+        UserError: the first key that is out of its range.
+    """
+    model, loss, optim, train, augment = config.model, config.loss, config.optim, config.train, config.augment
+    division = (loss.grid is None) != (loss.region_size is None)
+    rules: tuple[tuple[str, object, bool, str], ...] = (
+        ("data.validation_fraction", config.data.validation_fraction, 0 < config.data.validation_fraction < 1, "0 to 1"),
+        ("augment.translate", augment.translate, 0 <= augment.translate < 1, "at least 0 and below 1"),
+        ("augment.scale", augment.scale, 0 < augment.scale[0] <= augment.scale[1], "0 < smallest <= largest"),
+        ("augment.intensity_scale", augment.intensity_scale, 0 <= augment.intensity_scale < 1, "0 to below 1"),
+        ("augment.intensity_shift", augment.intensity_shift, augment.intensity_shift >= 0, "at least 0"),
+        ("model.base_channels", model.base_channels, model.base_channels > 0, "at least 1"),
+        ("model.kernel_size", model.kernel_size, model.kernel_size > 0 and model.kernel_size % 2 == 1, "an odd side"),
+        ("model.dropout", model.dropout, 0 <= model.dropout < 1, "at least 0 and below 1"),
+        ("loss.grid, loss.region_size", (loss.grid, loss.region_size), division, "one of them, the other null"),
+        ("loss.region_weight", loss.region_weight, loss.region_weight >= 0, "at least 0"),
+        ("loss.cross_entropy_weight", loss.cross_entropy_weight, loss.cross_entropy_weight >= 0, "at least 0"),
+        ("loss.a, loss.b", (loss.a, loss.b), loss.a >= 0 and loss.b >= 0 and loss.a + loss.b > 0, "at least 0, not both 0"),
+        ("loss.eps", loss.eps, loss.eps > 0, "above 0"),
+        ("optim.learning_rate", optim.learning_rate, optim.learning_rate > 0, "above 0"),
+        ("optim.warmup", optim.warmup, 0 <= optim.warmup < 1, "at least 0 and below 1"),
+        ("optim.clip_norm", optim.clip_norm, optim.clip_norm is None or optim.clip_norm > 0, "above 0 or null"),
+        ("train.epochs", train.epochs, train.epochs > 0, "at least 1"),
+        ("train.batch_size", train.batch_size, train.batch_size > 0, "at least 1"),
+        ("train.validate_every", train.validate_every, train.validate_every > 0, "at least 1"),
+        ("train.seed", train.seed, train.seed >= 0, "at least 0"),
+    )
+    for key, found, holds, wanted in rules:
+        if not holds:
+            raise UserError(key, found=found, wanted=wanted, fix=f"mend it in the configuration or with --{key}")
+
+
+def make_plan(config: Config, labels: tuple[str, ...], multiple: int) -> Plan:
+    """Joins the configuration and the data set's organs to a preparation plan.
+
+    Args:
+        config: the configuration.
+        labels: organ names in channel order.
+        multiple: what the network wants every side to be a multiple of.
+
+    Returns:
+        The plan; its canvas is still null if the configuration leaves it out.
+
+    Raises:
+        UserError: values that contradict each other.
+    """
+    return Plan(labels=labels, pairs=config.data.pairs, multiple=multiple, **dataclasses.asdict(config.prepare))
+
+
+def to_dict(config: object) -> object:
+    """Turns a configuration into plain dictionaries, lists, strings and numbers, for YAML and JSON."""
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        return {field.name: to_dict(getattr(config, field.name)) for field in dataclasses.fields(config)}
+    if isinstance(config, dict):
+        return {str(key): to_dict(value) for key, value in config.items()}
+    if isinstance(config, tuple | list):
+        return [to_dict(value) for value in config]
+    return str(config) if isinstance(config, Path) else config
+
+
+def to_yaml(config: Config) -> str:
+    """Writes a configuration as YAML that `ars-jax train --config` takes again."""
+    return yaml.safe_dump(to_dict(config), sort_keys=False)

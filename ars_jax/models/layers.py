@@ -1,0 +1,147 @@
+"""Layers whose implementation can be chosen without changing a parameter's name or shape.
+
+All forms of a layer are the same sum in another order, so that parameters move freely between them. XLA's native 3-D
+convolution is slow on a CPU; on GPU and TPU it is the one to use.
+"""
+
+import itertools
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+Form = Literal["auto", "native", "depth_sum", "matmul"]
+
+MATMUL_VOXELS = 200
+"""Volumes up to this many voxels run fastest as one matrix product over gathered patches (measured on two cores)."""
+
+
+class Convolution(nn.Module):
+    """A 3-D convolution with stride 1 and zero padding that keeps the shape, without bias unless asked for.
+
+    Attributes:
+        features: output channels.
+        kernel_size: odd side of the kernel.
+        use_bias: adds a bias; a bias in front of batch normalisation has no gradient but rounding noise.
+        form: how it is computed; `"auto"` chooses by device and shape.
+        dtype: type of the computation; parameters are float32.
+    """
+
+    features: int
+    kernel_size: int = 5
+    use_bias: bool = False
+    form: Form = "auto"
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Convolves `x` `[b, z, y, x, c]` to `[b, z, y, x, features]`."""
+        shape = (*(self.kernel_size,) * 3, x.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.he_normal(), shape)
+        y = convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.form)
+        if self.use_bias:
+            y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        return y
+
+
+class Downsampling(nn.Module):
+    """A 2 x 2 x 2 convolution with stride 2, written as space-to-depth and one matrix product.
+
+    Attributes:
+        features: output channels.
+        dtype: type of the computation; parameters are float32.
+    """
+
+    features: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Halves the sides of `x` `[b, z, y, x, c]`, all of them even."""
+        kernel = self.param("kernel", nn.initializers.he_normal(), (2, 2, 2, x.shape[-1], self.features))
+        b, z, y, w, c = x.shape
+        blocks = x.astype(self.dtype).reshape(b, z // 2, 2, y // 2, 2, w // 2, 2, c)
+        return jnp.einsum("bzpyqxrc,pqrcf->bzyxf", blocks, kernel.astype(self.dtype))
+
+
+class Upsampling(nn.Module):
+    """A transposed 2 x 2 x 2 convolution with stride 2, written as one matrix product and depth-to-space.
+
+    Attributes:
+        features: output channels.
+        dtype: type of the computation; parameters are float32.
+    """
+
+    features: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Doubles the sides of `x` `[b, z, y, x, c]`."""
+        # One output voxel meets one tap, so the fan-in is that of a 1 x 1 x 1 kernel.
+        init = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal", batch_axis=(0, 1, 2))
+        kernel = self.param("kernel", init, (2, 2, 2, x.shape[-1], self.features))
+        blocks = jnp.einsum("bzyxc,pqrcf->bzpyqxrf", x.astype(self.dtype), kernel.astype(self.dtype))
+        b, z, y, w, _ = x.shape
+        return blocks.reshape(b, 2 * z, 2 * y, 2 * w, self.features)
+
+
+class PReLU(nn.Module):
+    """The rectifier with one learnt negative slope per channel, 0.25 at the start (He et al. 2015)."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns x where positive, slope times x elsewhere, in the shape and type of `x`."""
+        slope = self.param("slope", nn.initializers.constant(0.25), (x.shape[-1],)).astype(x.dtype)
+        return jnp.where(x >= 0, x, slope * x)
+
+
+def convolve(x: jax.Array, kernel: jax.Array, form: Form = "auto") -> jax.Array:
+    """Convolves with stride 1 and zero padding that keeps the shape.
+
+    Args:
+        x: `[b, z, y, x, c]`.
+        kernel: `[k, k, k, c, f]` with odd k.
+        form: `"native"` (XLA's 3-D convolution), `"depth_sum"` (a sum over the kernel's depth of 2-D convolutions),
+            `"matmul"` (gathered patches times the kernel), or `"auto"`: native but on a CPU, where it is `"matmul"`
+            for the smallest volumes and `"depth_sum"` for all others.
+
+    Returns:
+        `[b, z, y, x, f]`, in the type of `x`.
+    """
+    if form == "auto":
+        voxels = x.shape[1] * x.shape[2] * x.shape[3]
+        cpu = jax.default_backend() == "cpu"
+        form = "native" if not cpu else "matmul" if voxels <= MATMUL_VOXELS else "depth_sum"
+    return {"native": _native, "depth_sum": _depth_sum, "matmul": _matmul}[form](x, kernel)
+
+
+def _native(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return jax.lax.conv_general_dilated(
+        x, kernel, (1, 1, 1), "SAME", dimension_numbers=("NDHWC", "DHWIO", "NDHWC")
+    )
+
+
+def _depth_sum(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    b, depth, height, width, _ = x.shape
+    padded = _pad(x, (kernel.shape[0], 1, 1))
+    slices = (padded[:, tap : tap + depth].reshape(b * depth, height, width, -1) for tap in range(kernel.shape[0]))
+    planes = (
+        jax.lax.conv_general_dilated(y, k, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        for y, k in zip(slices, kernel, strict=True)
+    )
+    return sum(planes, jnp.zeros((), x.dtype)).reshape(b, depth, height, width, -1)
+
+
+def _matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    _, depth, height, width, channels = x.shape
+    padded = _pad(x, kernel.shape[:3])
+    taps = itertools.product(*map(range, kernel.shape[:3]))
+    patches = [padded[:, i : i + depth, j : j + height, k : k + width] for i, j, k in taps]
+    return jnp.concatenate(patches, -1) @ kernel.reshape(-1, kernel.shape[-1])
+
+
+def _pad(x: jax.Array, sides: tuple[int, ...]) -> jax.Array:
+    return jnp.pad(x, ((0, 0), *((side // 2, side // 2) for side in sides), (0, 0)))

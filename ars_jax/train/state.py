@@ -1,0 +1,52 @@
+"""What training changes from step to step, as one frozen pytree."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ars_jax.models import STRIDE, VNet
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TrainState:
+    """The state of a training; with the configuration it decides everything that comes after.
+
+    Attributes:
+        step: int32, steps done.
+        params: the network's parameters, float32.
+        batch_stats: running means and variances of batch normalisation, float32.
+        opt_state: the optimiser's moments.
+        key: the run's random key; a step uses `fold_in(key, step)`.
+    """
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+    key: jax.Array
+
+
+def create_state(model: VNet, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
+    """Draws the parameters. Pure, so that it can be jitted with the wanted shardings or only evaluated for shapes.
+
+    Args:
+        model: the network; parameters do not depend on the size of its input.
+        optimizer: the optimiser.
+        seed: 0 or more.
+
+    Returns:
+        The state before the first step.
+    """
+    init_key, run_key = jax.random.split(jax.random.key(seed))
+    variables = model.init(init_key, jnp.zeros((1, STRIDE, STRIDE, STRIDE, 1)), train=False)
+    params = variables["params"]
+    return TrainState(jnp.int32(0), params, variables["batch_stats"], optimizer.init(params), run_key)
+
+
+def count_parameters(state: TrainState) -> int:
+    """Returns the number of trained parameters."""
+    return sum(leaf.size for leaf in jax.tree.leaves(state.params))
