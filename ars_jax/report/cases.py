@@ -13,7 +13,7 @@ from ars_jax.errors import UserError
 from ars_jax.report.overlays import Picture, choose_cases, display_window, overlay_figure
 from ars_jax.report.runs import Run, organs_of
 from ars_jax.report.style import data_uri
-from ars_jax.report.tables import TIMES, case_means, case_organs
+from ars_jax.report.tables import NONE, TIMES, case_means, case_organs
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Overlay:
     Args:
         title: "Worst case", "Median case", "Best case" or "Only case".
         case: its name.
+        scores: its mean DSC in every run.
         picture: data URI; empty if it cannot be shown.
         alt: the picture in words.
         caption: what is beneath it, or why there is no picture.
@@ -30,6 +31,7 @@ class Overlay:
 
     title: str
     case: str
+    scores: str
     picture: str
     alt: str
     caption: str
@@ -53,34 +55,39 @@ def overlay_blocks(runs: Sequence[Run]) -> list[Overlay]:
 
 def _block(title: str, case: str, runs: Sequence[Run], chooser: Run) -> Overlay:
     heading = f"{title.capitalize()} case"
+    scores = " · ".join(_score(run, case) + (f" ({run.name})" if len(runs) > 1 else "") for run in runs)
     try:
         picture = load_picture(case, runs, chooser)
     except UserError as error:
         # Data sets move; the rest of the page stays true without this picture.
-        return Overlay(heading, case, "", "", f"This case cannot be shown. {error}")
-    notes = [_note(run, case) for run in runs]
-    figure = overlay_figure(picture, [run.name for run in runs], notes)
-    scores = "; ".join(f"{run.name}: {note}" for run, note in zip(runs, notes, strict=True))
-    alt = f"Axial, coronal and sagittal slice of {case}: reference and prediction outlines. {scores}"
+        return Overlay(heading, case, f"mean DSC {scores}", "", "", f"This case cannot be shown. {error}")
+    figure = overlay_figure(picture, [run.name for run in runs], [_note(run, case) for run in runs])
+    alt = f"Axial, coronal and sagittal slice of {case}: reference and outlines of the predictions"
     low, high = picture.window
-    caption = f"{scores}. Grey window {low:.4g} to {high:.4g}; voxels {_voxel(picture)} mm (z, y, x)."
-    return Overlay(heading, case, data_uri(figure), alt, caption)
+    caption = f"Grey window {low:.4g} to {high:.4g}; voxels {_voxel(picture)} mm (z, y, x)."
+    return Overlay(heading, case, f"mean DSC {scores}", data_uri(figure), alt, caption)
 
 
 def _voxel(picture: Picture) -> str:
     return f" {TIMES} ".join(f"{step:.3g}" for step in picture.spacing)
 
 
+def _score(run: Run, case: str) -> str:
+    mean = case_means(run.evaluation).get(case, math.nan) if run.evaluation else math.nan
+    return NONE if math.isnan(mean) else f"{mean:.3f}"
+
+
 def _note(run: Run, case: str) -> str:
-    """The case's mean DSC in a run and the organ that did worst."""
+    """The case's mean DSC in a run and the organ that did worst, or why there is nothing to see."""
     if run.evaluation is None:
         return "not evaluated"
-    mean = case_means(run.evaluation).get(case, math.nan)
-    if math.isnan(mean):
+    if not _known(run, case):
         return "no prediction of this case"
     organs = case_organs(run.evaluation, case)
+    if len(organs) < 2:
+        return f"DSC {_score(run, case)}"
     lowest = min(organs, key=lambda organ: organs[organ])
-    return f"mean DSC {mean:.3f}" + (f", lowest {lowest} {organs[lowest]:.3f}" if len(organs) > 1 else "")
+    return f"mean DSC {_score(run, case)}, lowest {lowest} {organs[lowest]:.3f}"
 
 
 def load_picture(case: str, runs: Sequence[Run], chooser: Run) -> Picture:

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from ars_jax.report.runs import Run, mean_dsc, number, organs_of, position
 from ars_jax.report.style import FAINT, INK, RULE, run_colour, run_dashes
@@ -26,7 +27,7 @@ def loss_figure(runs: Sequence[Run]) -> Figure | None:
     Returns:
         The figure, or None where no run has a training line yet.
     """
-    parts = list(dict.fromkeys(part for run in runs for line in run.training for part in line.get("parts") or {}))
+    parts = list(dict.fromkeys(part for run in runs for line in run.training for part in line.get("parts", {})))
     if not any(run.training for run in runs):
         return None
     figure, panels = _panels(1 + len(parts))
@@ -65,11 +66,11 @@ def validation_figure(runs: Sequence[Run]) -> Figure | None:
 
 
 def _part(name: str) -> Callable[[Mapping[str, Any]], Any]:
-    return lambda line: (line.get("parts") or {}).get(name)
+    return lambda line: line.get("parts", {}).get(name)
 
 
 def _dsc(organ: str) -> Callable[[Mapping[str, Any]], Any]:
-    return lambda line: (line.get("dsc") or {}).get(organ)
+    return lambda line: line.get("dsc", {}).get(organ)
 
 
 def _series(lines: Sequence[Mapping[str, Any]], value: Callable[[Mapping[str, Any]], Any]) -> np.ndarray:
@@ -112,13 +113,17 @@ def _draw(panel: Axes, title: str, curves: Sequence[np.ndarray], mark_best: bool
             panel.plot(*best, marker="o", markersize=4.5, color=colour, markeredgecolor="white", markeredgewidth=0.8)
 
 
+def _columns(count: int) -> int:
+    """At least two panels in a row, so that a lone one is not stretched, and at most four."""
+    return max(2, count) if count <= 4 else 3 if count in (5, 6, 9) else 4
+
+
 def _panels(count: int) -> tuple[Figure, list[Axes]]:
-    """Lays out up to four panels in a row."""
-    columns = count if count <= 4 else 3 if count in (5, 6, 9) else 4
-    columns = max(columns, 2)
+    """Lays out panels, the last row as far as it goes."""
+    columns = _columns(count)
     rows = math.ceil(count / columns)
     height = {2: 2.9, 3: 2.3, 4: 2.05}[columns]
-    figure = Figure(figsize=(WIDTH_IN, height * rows + 0.25), layout="constrained")
+    figure = Figure(figsize=(WIDTH_IN, height * rows + 0.25), layout=ConstrainedLayoutEngine(h_pad=0.07))
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for panel in axes[count:]:
         panel.remove()
@@ -130,7 +135,7 @@ def _panels(count: int) -> tuple[Figure, list[Axes]]:
 def _calm(panel: Axes) -> None:
     panel.grid(axis="y", color=RULE, linewidth=0.6)
     panel.set_axisbelow(True)
-    panel.tick_params(labelsize=8, colors=FAINT, length=0)
+    panel.tick_params(which="both", labelsize=8, colors=FAINT, length=0)
     for side in ("top", "right", "left"):
         panel.spines[side].set_visible(False)
     panel.spines["bottom"].set_color(RULE)
@@ -141,10 +146,12 @@ def _scale_loss(panel: Axes) -> None:
     values = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in panel.lines] or [np.ones(1)])
     if values.min() > 0 and values.max() > LOG_RATIO * values.min():
         panel.set_yscale("log")
-        panel.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+        decades = math.log10(values.max() / values.min())
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 3 else (1,)))
+        panel.yaxis.set_minor_locator(NullLocator())
         panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     else:
-        panel.yaxis.set_major_locator(MaxNLocator(5))
+        panel.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
 
 
 def _lowest_dsc(panels: Sequence[Axes]) -> float:
@@ -156,7 +163,9 @@ def _lowest_dsc(panels: Sequence[Axes]) -> float:
 def _label_time(panels: Sequence[Axes], lines: Sequence[Mapping[str, Any]]) -> None:
     unit = "epoch" if all("epoch" in line for line in lines) else "step"
     last = max(position(line) for line in lines)
-    for panel in panels:
+    columns = _columns(len(panels))
+    for index, panel in enumerate(panels):
         panel.set_xlim(0, last * 1.02 or 1.0)
         panel.xaxis.set_major_locator(MaxNLocator(5, integer=last >= 5))
-        panel.set_xlabel(unit, fontsize=8, color=FAINT, labelpad=2)
+        if index + columns >= len(panels):
+            panel.set_xlabel(unit, fontsize=8, color=FAINT, labelpad=2)

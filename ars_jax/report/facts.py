@@ -54,12 +54,14 @@ def duration(seconds: float) -> str:
         seconds: how long, 0 or more.
 
     Returns:
-        Text such as "2 h 05 min", "12 min 30 s" or "8.4 s".
+        Text such as "2 h 05 min", "12 min 30 s" or "8.4 s", which does not break across lines.
     """
     if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+        text = f"{seconds:.1f} s"
+    else:
+        minutes, rest = divmod(round(seconds), 60)
+        text = f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+    return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _start(run: Run) -> Mapping[str, Any]:

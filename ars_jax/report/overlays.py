@@ -279,8 +279,7 @@ def _scale_bar(panel: Axes) -> None:
     length = max((mm for mm in (1, 2, 5, 10, 20, 50, 100, 200) if mm <= width / 3), default=1)
     right, level = width * 0.97, height * 0.96
     panel.plot([right - length, right], [level, level], color="white", linewidth=2, solid_capstyle="butt")
-    middle = right - length / 2
-    panel.text(middle, level - 0.02 * height, f"{length} mm", color="white", fontsize=7.5, ha="center", va="bottom")
+    _caption(panel, (right - length / 2) / width, 1 - (level / height - 0.02), f"{length} mm", "center", "bottom")
 
 
 def _head(figure: Figure, level: float, run: int, name: str, note: str) -> None:

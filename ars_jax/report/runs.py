@@ -153,23 +153,31 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     Raises:
         UserError: a line before the last is broken; names file and line number.
     """
-    texts = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    texts = path.read_text(encoding="utf-8", errors="replace").rstrip().split("\n")
     lines = []
-    for number, text in enumerate(texts, start=1):
+    for place, text in enumerate(texts, start=1):
         if not text.strip():
             continue
         try:
             line = json.loads(text)
         except json.JSONDecodeError as error:
-            if number == len(texts):
+            if place == len(texts):
                 continue
-            raise _broken(path, number, f"broken JSON ({error.msg})") from error
-        if not isinstance(line, dict) or "kind" not in line:
-            raise _broken(path, number, "no JSON object with a kind")
-        if line["kind"] in ("train", "validation") and not isinstance(line.get("step"), int):
-            raise _broken(path, number, f'a {line["kind"]} line without "step"')
+            raise _broken(path, place, f"broken JSON ({error.msg})") from error
+        if fault := _fault(line):
+            raise _broken(path, place, fault)
         lines.append(line)
     return lines
+
+
+def _fault(line: Any) -> str:
+    """What is wrong with a line that is JSON; nothing if it can be used."""
+    if not isinstance(line, dict) or "kind" not in line:
+        return "no JSON object with a kind"
+    if line["kind"] in ("train", "validation") and not isinstance(line.get("step"), int):
+        return f'a {line["kind"]} line without a whole number "step"'
+    wrong = [key for key in ("parts", "dsc") if not isinstance(line.get(key, {}), dict)]
+    return f"{wrong[0]} that is no object" if wrong else ""
 
 
 def _broken(path: Path, number: int, found: str) -> UserError:
@@ -238,7 +246,8 @@ def position(line: Mapping[str, Any]) -> float:
     Returns:
         Its epoch, or its step where no epoch was written.
     """
-    return float(line.get("epoch", line["step"]))
+    epoch = number(line.get("epoch"))
+    return float(line["step"]) if math.isnan(epoch) else epoch
 
 
 def number(value: object) -> float:

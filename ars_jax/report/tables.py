@@ -122,45 +122,53 @@ def organ_tables(runs: Sequence[Run]) -> list[Table]:
 
 def _one_run(summary: Summary) -> Table:
     heads = [*(f"{measure.title} {measure.unit}".strip() for measure in MEASURES), "cases", "misses", "false alarms"]
-    lines = [*summary.organs, summary.overall]
+    entries = [
+        Entry(line.organ, (*_measures(line), Cell(str(line.cases)), *_failures(line))) for line in summary.organs
+    ]
+    total = (*_measures(summary.overall), Cell(""), *_failures(summary.overall))
     return Table(
         key="organs",
         title="Per organ",
         unit=f"distances by the convention {summary.convention}",
         corner="organ",
         columns=tuple(Column(head) for head in heads),
-        entries=tuple(Entry(line.organ, _all_measures(line), line is summary.overall) for line in lines),
+        entries=(*entries, Entry(summary.overall.organ, total, total=True)),
     )
 
 
-def _all_measures(line: Line) -> tuple[Cell, ...]:
-    values = [_cell(getattr(line, measure.field), measure) for measure in MEASURES]
-    counts = [
-        Cell(str(line.cases)),
-        *(Cell("0") if not count else Cell("", alarm=str(count)) for count in (line.misses, line.false_alarms)),
-    ]
-    return (*values, *counts)
+def _measures(line: Line) -> tuple[Cell, ...]:
+    return tuple(_cell(getattr(line, measure.field), measure) for measure in MEASURES)
+
+
+def _failures(line: Line) -> tuple[Cell, ...]:
+    return tuple(Cell("", alarm=str(count)) if count else Cell("0") for count in (line.misses, line.false_alarms))
 
 
 def _comparison(measure: Measure, runs: Sequence[Run], summaries: Sequence[Summary | None]) -> Table:
-    """One measure, one column per run."""
-    names = dict.fromkeys(organ for organ in organs_of(runs)) | dict.fromkeys(
-        line.organ for summary in summaries if summary for line in summary.organs
-    )
+    """One measure, one column per run; the first measure's table also counts the cases."""
     by_organ = [{line.organ: line for line in summary.organs} if summary else {} for summary in summaries]
+    organs = dict.fromkeys([*organs_of(runs), *(organ for lines in by_organ for organ in lines)])
     conventions = sorted({summary.convention for summary in summaries if summary})
     comparable = not measure.unit or len(conventions) == 1
-    rows = [(organ, [lines.get(organ) for lines in by_organ]) for organ in names]
-    total = [summary.overall if summary else None for summary in summaries]
-    entries = [Entry(organ, _compared(lines, measure, comparable)) for organ, lines in rows]
+    counted = measure is MEASURES[0]
+    entries = []
+    for organ in organs:
+        lines = [of_run.get(organ) for of_run in by_organ]
+        entries.append(Entry(organ, (*_compared(lines, measure, comparable), *([_cases(lines)] * counted))))
+    overall = _compared([summary and summary.overall for summary in summaries], measure, comparable)
     return Table(
         key=f"organs-{measure.field}",
         title=measure.title,
         unit=f"mm, {' and '.join(conventions)}" if measure.unit else "",
         corner="organ",
-        columns=tuple(Column(run.name, index) for index, run in enumerate(runs)),
-        entries=(*entries, Entry("mean over organs", _compared(total, measure, comparable), total=True)),
+        columns=(*(Column(run.name, index) for index, run in enumerate(runs)), *([Column("cases")] * counted)),
+        entries=(*entries, Entry("mean over organs", (*overall, *([Cell("")] * counted)), total=True)),
     )
+
+
+def _cases(lines: Sequence[Line | None]) -> Cell:
+    """How many cases count, as one number where the runs agree."""
+    return Cell(" / ".join(dict.fromkeys(str(line.cases) for line in lines if line)))
 
 
 def _compared(lines: Sequence[Line | None], measure: Measure, comparable: bool) -> tuple[Cell, ...]:
@@ -228,25 +236,18 @@ def case_tables(run: Run, index: int) -> list[Table]:
     order = sorted(means, key=lambda case: (math.inf if math.isnan(means[case]) else means[case], case))
     organs = list(dict.fromkeys(row.organ for row in run.evaluation.rows))
     rows = {(row.case, row.organ): row for row in run.evaluation.rows}
+    mean = {case: Cell(NONE if math.isnan(means[case]) else f"{means[case]:.3f}") for case in order}
+
+    def cells(case: str, measure: Measure) -> tuple[Cell, ...]:
+        return tuple(_case_cell(rows.get((case, organ)), measure) for organ in organs)
+
+    columns = tuple(Column(organ) for organ in organs)
+    by_dsc = tuple(Entry(case, (*cells(case, MEASURES[0]), mean[case])) for case in order)
+    by_hd95 = tuple(Entry(case, cells(case, MEASURES[3])) for case in order)
+    unit = f"mm, {run.evaluation.convention}"
     return [
-        Table(
-            key=f"cases-{index}-{measure.field}",
-            title=f"{measure.title} of every case",
-            unit=f"mm, {run.evaluation.convention}" if measure.unit else "worst first",
-            corner="case",
-            columns=(*(Column(organ) for organ in organs), *([] if measure.unit else [Column("mean")])),
-            entries=tuple(
-                Entry(
-                    case,
-                    (
-                        *(_case_cell(rows.get((case, organ)), measure) for organ in organs),
-                        *([] if measure.unit else [Cell(NONE if math.isnan(means[case]) else f"{means[case]:.3f}")]),
-                    ),
-                )
-                for case in order
-            ),
-        )
-        for measure in (MEASURES[0], MEASURES[3])
+        Table(f"cases-{index}-dsc", "DSC of every case", "worst first", "case", (*columns, Column("mean")), by_dsc),
+        Table(f"cases-{index}-hd95_mm", "HD95 of every case", unit, "case", columns, by_hd95),
     ]
 
 

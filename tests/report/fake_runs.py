@@ -69,12 +69,11 @@ def write_rows(folder: Path, rows: Sequence[Row]) -> None:
     write_json(folder / "evaluation" / "table.json", rows)
 
 
-def make_unevaluated(folder: Path, *, error_mm: float = 1.5, epochs: int = 40, objective: str = "ars") -> Path:
+def make_unevaluated(folder: Path, *, error_mm: float = 1.5, epochs: int = 40) -> Path:
     """Writes a run folder of a training that was never evaluated."""
     folder.mkdir(parents=True)
-    objective = folder.name
     (folder / "config.yaml").write_text(
-        f"data:\n  root: /data/heads\nloss:\n  objective: {objective}\n  grid: [16, 16, 16]\noptim:\n  rate: 1e-3\n"
+        f"data:\n  root: /data/heads\nloss:\n  objective: {folder.name}\n  grid: [16, 16, 16]\noptim:\n  rate: 1e-3\n"
     )
     write_plan(folder / "plan.json", Plan(labels=ORGANS, intensity="window", window=(-200.0, 400.0), spacing=SPACING))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in _lines(error_mm, epochs)))

@@ -1,0 +1,81 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from ars_jax.errors import UserError
+from ars_jax.report.runs import latest_steps, read_metrics, read_run, read_runs, run_names
+from tests.report.fake_runs import ORGANS, make_unevaluated
+
+
+def metrics_file(folder: Path, *texts: str) -> Path:
+    path = folder / "metrics.jsonl"
+    path.write_text("\n".join(texts))
+    return path
+
+
+def train(step: int, loss: float = 1.0) -> str:
+    return json.dumps({"kind": "train", "step": step, "epoch": step / 10, "loss": loss, "parts": {}})
+
+
+def test_interrupted_last_line_is_left_out(tmp_path: Path) -> None:
+    path = metrics_file(tmp_path, train(1), train(2), '{"kind": "train", "st')
+    assert [line["step"] for line in read_metrics(path)] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "broken",
+    ['{"kind": "train", "st', "[]", '{"step": 2}', '{"kind": "train"}', '{"kind": "train", "step": 2, "parts": 3}'],
+)
+def test_broken_middle_line_is_named_by_file_and_number(tmp_path: Path, broken: str) -> None:
+    path = metrics_file(tmp_path, train(1), broken, train(3))
+    with pytest.raises(UserError, match=r"metrics\.jsonl, line 2:"):
+        read_metrics(path)
+
+
+def test_steps_done_again_after_a_resume_replace_the_first_ones() -> None:
+    lines = [{"kind": "train", "step": step, "loss": loss} for step, loss in ((1, 9), (2, 8), (3, 7), (2, 6), (3, 5))]
+    assert [(line["step"], line["loss"]) for line in latest_steps(lines, "train")] == [(1, 9), (2, 6), (3, 5)]
+
+
+@pytest.mark.parametrize("missing", ["config.yaml", "plan.json", "metrics.jsonl"])
+def test_folder_that_is_no_run_is_one_line(tmp_path: Path, missing: str) -> None:
+    run = make_unevaluated(tmp_path / "run", epochs=0)
+    (run / missing).unlink()
+    with pytest.raises(UserError, match=f"found no {missing}; wanted a run folder") as caught:
+        read_run(run, "run")
+    assert "\n" not in str(caught.value)
+
+
+def test_absent_folder_broken_configuration_and_broken_evaluation_are_user_errors(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such folder"):
+        read_runs([tmp_path / "nowhere"])
+    run = make_unevaluated(tmp_path / "run", epochs=0)
+    (run / "evaluation").mkdir()
+    (run / "evaluation" / "table.json").write_text("{")
+    with pytest.raises(UserError, match=r"table\.json"):
+        read_runs([run])
+    (run / "config.yaml").write_text("loss: [1")
+    with pytest.raises(UserError, match=r"config\.yaml"):
+        read_runs([run])
+
+
+def test_no_run_and_one_run_twice_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no run folder"):
+        read_runs([])
+    run = make_unevaluated(tmp_path / "run", epochs=0)
+    with pytest.raises(UserError, match="twice"):
+        read_runs([run, run / ".." / "run"])
+
+
+def test_runs_of_one_name_are_told_apart() -> None:
+    folders = [Path("/a/monday/ars"), Path("/a/tuesday/ars"), Path("/a/tuesday/base")]
+    assert run_names(folders) == ["monday/ars", "tuesday/ars", "base"]
+
+
+def test_run_is_read_in_full(tmp_path: Path) -> None:
+    (run,) = read_runs([make_unevaluated(tmp_path / "run", epochs=10)])
+    assert run.plan.labels == ORGANS
+    assert (len(run.training), len(run.validation), len(run.sessions), len(run.ends)) == (100, 2, 1, 1)
+    assert run.config["data"]["root"] == "/data/heads"
+    assert run.evaluation is None
