@@ -103,8 +103,8 @@ def repair_dataset(dataset: Dataset, out: Path, progress: Callable[[int, int, st
 
     Labels on another grid than their image are resampled onto it, by physical position and nearest neighbour. Label
     maps without fault are copied byte by byte, masks are combined into one label map (where they overlap, the later
-    organ wins), and values that were not chosen become background. Images are copied byte by byte; DICOM series and images of
-    several files become .nii.gz. Cases with an error that this does not mend are left out.
+    organ wins), and values that were not chosen become background. Images are copied byte by byte; DICOM series and
+    images of several files become .nii.gz. Cases with an error that this does not mend are left out.
 
     Args:
         dataset: the data set.

@@ -102,22 +102,21 @@ def channel_numbers(
         UserError: a value that is NaN, not whole, or in neither of the two.
     """
     if array.dtype.kind == "f":
-        broken = array != np.rint(array)  # also true of NaN
-        if broken.any() or np.isinf(array).any():
-            value = array[broken][0] if broken.any() else np.inf
-            raise UserError(path, found=f"label value {value:g}", wanted="whole numbers", fix="round or redraw it")
-        array = array.clip(-1, _MAX_VALUE + 1).astype(np.int32)
+        broken = (array != np.rint(array)) | np.isinf(array)  # NaN differs from itself
+        if broken.any():
+            found = f"label value {array[broken][0]:g}"
+            raise UserError(path, found=found, wanted="whole numbers", fix="export the label as integers")
     known = {0, *others, *labels.values()}
     table = np.full(max(known) + 1, _UNKNOWN, np.uint8)
     table[[0, *others]] = 0
     table[list(labels.values())] = np.arange(1, len(labels) + 1)
     bad = (array < 0) | (array > max(known))
     if not bad.any():
-        channels = table[array]
+        channels = table[array.astype(np.intp) if array.dtype.kind == "f" else array]
         bad = channels == _UNKNOWN
         if not bad.any():
             return channels
-    values = ", ".join(str(value) for value in np.unique(array[bad])[:5])
+    values = ", ".join(f"{value:g}" for value in np.unique(array[bad])[:5])
     found = f"label value {values} in {np.count_nonzero(bad)} voxels"
     wanted = ", ".join(["0", *(f"{value} ({organ})" for organ, value in labels.items())])
     raise UserError(path, found=found, wanted=wanted, fix="name the value in the data set's labels or correct the file")

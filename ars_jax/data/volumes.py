@@ -5,12 +5,11 @@ millimetres in the patient's LPS system (x grows to the Left, y to Posterior, z 
 """
 
 import contextlib
-import gzip
 import math
 import os
 import secrets
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -18,6 +17,7 @@ from typing import Literal
 import numpy as np
 import SimpleITK as sitk
 
+from ars_jax.data.streams import check_metaimage, nifti_nonfinite
 from ars_jax.errors import UserError
 
 sitk.ProcessObject.SetGlobalWarningDisplay(False)
@@ -26,7 +26,7 @@ _READERS: dict[str, str] = {".nii.gz": "NiftiImageIO", ".nii": "NiftiImageIO"}
 _READERS |= {".nrrd": "NrrdImageIO", ".nhdr": "NrrdImageIO", ".mha": "MetaImageIO", ".mhd": "MetaImageIO"}
 READABLE = tuple(_READERS)
 WRITABLE = (".nii", ".nii.gz", ".nrrd", ".mha")  # one file each, so that writing can be atomic
-_BLOCK = 1 << 20
+_NIFTI_FLOATS = (16, 64)
 _SLICE_TOLERANCE_MM = 0.1
 
 
@@ -95,17 +95,18 @@ def read_volume(path: str | Path) -> Volume:
 
     Returns:
         The volume with the element type of the file (native byte order; NIfTI files with a scale factor become floats).
+        In NIfTI files infinity is read as NaN.
 
     Raises:
         UserError: no such file, not readable, incomplete, not 3-D, more than one value per voxel; or a folder without
             or with several DICOM series, or with missing slices.
     """
     path = Path(path)
-    image = _read_series(path) if os.path.isdir(path) else _read_file(path)
+    image, nonfinite = (_read_series(path), None) if os.path.isdir(path) else _read_file(path)
     _check_axes(path, image.GetSize(), image.GetNumberOfComponentsPerPixel())
     array = sitk.GetArrayFromImage(image if image.GetDimension() == 3 else image[:, :, :, 0])
-    if array.dtype.kind == "c":
-        raise _fault(path, "complex numbers")
+    if nonfinite is not None:
+        array[nonfinite.reshape(array.shape)] = np.nan
     return Volume(array, _geometry(path, image))
 
 
@@ -274,12 +275,13 @@ def _header(path: Path) -> sitk.ImageFileReader:
     return reader
 
 
-def _read_file(path: Path) -> sitk.Image:
+def _read_file(path: Path) -> tuple[sitk.Image, np.ndarray | None]:
+    """The image, and where a NIfTI file has no numbers, since ITK makes them 0."""
     reader = _header(path)
     _check_axes(path, reader.GetSize(), reader.GetNumberOfComponents())
     try:
-        _check_complete(path, reader)
-        return reader.Execute()
+        nonfinite = _check_stream(path, reader)
+        return reader.Execute(), nonfinite
     except (OSError, EOFError, zlib.error, RuntimeError) as error:
         raise _fault(path, f"an incomplete or damaged file ({_cause(error)})") from error
 
@@ -292,29 +294,19 @@ def _check_axes(path: Path, size: Sequence[int], components: int) -> None:
         raise _fault(path, f"{len(size)}-D data of {sides} voxels (x first)")
 
 
-def _check_complete(path: Path, reader: sitk.ImageFileReader) -> None:
-    """Raises where ITK would read on in silence: NIfTI fills a cut file with zeros, MetaImage ignores checksums."""
-    if _READERS[_suffix(path)] == "NiftiImageIO":
-        voxels = math.prod(reader.GetSize()) * int(reader.GetMetaData("bitpix")) // 8
-        wanted = int(float(reader.GetMetaData("vox_offset"))) + voxels
-        if (found := sum(len(block) for block in _blocks(path))) < wanted:
-            raise EOFError(f"{found} of {wanted} bytes")
-    elif _suffix(path) == ".mha":
-        head, _, data = path.read_bytes().partition(b"ElementDataFile = LOCAL")
-        stream = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
-        if b"CompressedData = True" in head:
-            stream.decompress(data.partition(b"\n")[2])
-            if not stream.eof:
-                raise EOFError("the compressed stream ends early")
-
-
-def _blocks(path: Path) -> Iterator[bytes]:
-    """The decompressed bytes; reading to the end also verifies gzip's checksum."""
-    with path.open("rb") as raw:
-        zipped = raw.read(2) == b"\x1f\x8b"
-    with gzip.open(path) if zipped else path.open("rb") as stream:
-        while block := stream.read(_BLOCK):
-            yield block
+def _check_stream(path: Path, reader: sitk.ImageFileReader) -> np.ndarray | None:
+    if _suffix(path) == ".mha":
+        check_metaimage(path)
+    if _READERS[_suffix(path)] != "NiftiImageIO":
+        return None
+    header = {key: float(reader.GetMetaData(key)) for key in ("vox_offset", "bitpix", "datatype")}
+    return nifti_nonfinite(
+        path,
+        offset=int(header["vox_offset"]),
+        bits=int(header["bitpix"]),
+        floating=header["datatype"] in _NIFTI_FLOATS,
+        voxels=math.prod(reader.GetSize()),
+    )
 
 
 def _read_series(folder: Path) -> sitk.Image:
