@@ -10,6 +10,10 @@ from typing import Any
 from ars_jax.report.runs import Run, mean_dsc, number, position
 from ars_jax.report.tables import NONE, TIMES
 
+REGIONAL = ("grid", "region_size", "region_weight", "reduction")
+ADAPTIVE = ("a", "b", "adaptive_gradient")
+NETWORK = ("variant", "base_channels", "kernel_size", "dtype")
+
 
 @dataclass(frozen=True)
 class Fact:
@@ -31,13 +35,14 @@ def facts(runs: Sequence[Run]) -> list[Fact]:
         runs: the runs of one page.
 
     Returns:
-        Data set, objective, preparation, device, training and versions; rows that nobody recorded are left out.
+        Data set, objective, preparation, network, device, training, versions; rows that nobody recorded are left out.
     """
     about = {
         "Data set": _data_set,
         "Objective": _objective,
         "Preparation": _preparation,
-        "Parameters": _parameters,
+        "Network": _network,
+        "Optimisation": _optimisation,
         "Device": _device,
         "Training": _training,
         "Best validation": _best_validation,
@@ -90,10 +95,28 @@ def _data_set(run: Run) -> str:
 
 
 def _objective(run: Run) -> str:
-    start, config = _start(run), run.config.get("loss")
-    if "objective" in start:
-        return _words(start["objective"])
-    return _words(config) if config is not None else NONE
+    """The objective and, where it has a regional term, the settings that decide it."""
+    loss = _section(run, "loss")
+    name = str(loss.get("objective", NONE))
+    keys = {"ars": (*REGIONAL, *ADAPTIVE), "rs": REGIONAL}.get(name.rpartition("+")[2], ())
+    return ", ".join(
+        [name, *(f"{key.replace('_', ' ')} {_words(loss[key])}" for key in keys if loss.get(key) is not None)]
+    )
+
+
+def _network(run: Run) -> str:
+    model, count = _section(run, "model"), number(_start(run).get("parameters"))
+    parts = [f"{key.replace('_', ' ')} {_words(model[key])}" for key in NETWORK if key in model]
+    if math.isfinite(count):
+        parts.append(f"{count:,.0f}".replace(",", "\N{NARROW NO-BREAK SPACE}") + " parameters")
+    return ", ".join(parts) or NONE
+
+
+def _optimisation(run: Run) -> str:
+    optim, train = _section(run, "optim"), _section(run, "train")
+    texts = [f"Adam, learning rate {_words(optim['learning_rate'])}"] if "learning_rate" in optim else []
+    texts += [f"{key.replace('_', ' ')} {_words(train[key])}" for key in ("batch_size", "seed") if key in train]
+    return ", ".join(texts) or NONE
 
 
 def _words(value: Any) -> str:
@@ -117,11 +140,6 @@ def _preparation(run: Run) -> str:
     low, high = plan.window or (math.nan, math.nan)
     intensity = f"window {low:g} to {high:g}" if plan.intensity == "window" else "z-score"
     return f"{size}, {intensity}"
-
-
-def _parameters(run: Run) -> str:
-    count = number(_start(run).get("parameters"))
-    return f"{count:,.0f}".replace(",", "\N{NARROW NO-BREAK SPACE}") if math.isfinite(count) else NONE
 
 
 def _device(run: Run) -> str:

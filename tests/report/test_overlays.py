@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +86,21 @@ def test_drawn_marker_lies_where_it_belongs() -> None:
     for (left, bottom, right, top), (row, column) in zip(panels[3:], ((y, x), (1 - z, x), (1 - z, y)), strict=True):
         panel = coloured[int((1 - top) * height) : int((1 - bottom) * height), int(left * width) : int(right * width)]
         assert middle(panel) == pytest.approx((row, column), abs=0.02)
+
+
+def test_image_and_labels_lie_on_each_other() -> None:
+    labels = np.zeros((20, 40, 40), np.uint8)
+    labels[14:17, 5:9, 28:36] = 1
+    bright = np.where(labels == 1, 1.0, 0.3).astype(np.float32)
+    pixels, panels = drawn(replace(picture_of(labels, (3.0, 2.0, 1.0)), image=bright, predictions=(0 * labels,)))
+    height, width = pixels.shape[:2]
+    for left, bottom, right, top in panels[3:]:
+        edges = int((1 - top) * height), int((1 - bottom) * height), int(left * width), int(right * width)
+        panel = pixels[edges[0] : edges[1], edges[2] : edges[3]]
+        coloured = panel[..., 0] - panel[..., 2] > 0.2
+        # Pale orange over white keeps a full red channel; over the grey around it would not.
+        assert panel[coloured][:, 0].mean() > 0.9
+        assert coloured.sum() > 200
 
 
 def test_panels_have_the_aspect_of_the_body() -> None:

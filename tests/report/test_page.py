@@ -12,6 +12,7 @@ from ars_jax.data.volumes import Volume, read_volume, write_volume
 from ars_jax.errors import UserError
 from ars_jax.metrics.table import Row, read_json
 from ars_jax.report import write_report
+from ars_jax.report.tables import TIMES
 from tests.report.fake_runs import ORGANS, make_run, make_unevaluated, write_rows
 from tests.report.pages import Page, numbers, read_page, svg_texts
 
@@ -85,9 +86,13 @@ def test_every_case_is_listed_from_the_worst_on(runs: tuple[Path, Path], both: P
 def test_heading_names_what_was_recorded(both: Page) -> None:
     facts = {name: [cell.text for cell in cells] for name, cells in both.tables["facts"].items()}
     assert facts["Data set"] == ["heads, 3 organs"] * 2
-    assert "ars" in facts["Objective"][1]
-    assert "\N{MULTIPLICATION SIGN}".join(["16"] * 3) in facts["Objective"][1]
-    assert facts["Parameters"][0].replace("\N{NARROW NO-BREAK SPACE}", "") == "1234567"
+    assert facts["Objective"] == [
+        "baseline",
+        f"baseline+ars, grid {TIMES.join(['16'] * 3)}, region weight 0.5, reduction class_mean, a 0.3, b 0.4",
+    ]
+    network = facts["Network"][0].replace("\N{NARROW NO-BREAK SPACE}", "")
+    assert network == "variant figure, base channels 8, kernel size 5, 1234567 parameters"
+    assert facts["Optimisation"] == ["Adam, learning rate 0.001, batch size 2, seed 7"] * 2
     assert facts["Device"] == ["2 x cpu"] * 2
     assert facts["Training"][0].endswith("12 min 25 s".replace(" ", "\N{NO-BREAK SPACE}"))
     assert facts["Software"] == ["jax 0.10.2, numpy 2.4.6"] * 2
