@@ -1,0 +1,73 @@
+"""Small inputs that every test of the losses draws from, and the one-pair case whose gradient can be read by hand."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ars_jax import losses
+
+SPACE = (8, 6, 4)
+"""The shape of nearly all tests, as each further one costs a compilation; a grid of 2 divides it, one of 3 does not."""
+
+
+def random_case(
+    seed: int, space: Sequence[int], *, classes: int = 3, batch: int = 2, soft: bool = False, block: int = 3
+) -> tuple[np.ndarray, np.ndarray]:
+    """Logits [b, *space, c] and labels of blocky organs, so that many regions lack a class; or soft references."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(scale=2.0, size=(batch, *space, classes)).astype(np.float32)
+    if soft:
+        return logits, rng.dirichlet(np.full(classes, 0.5), size=(batch, *space)).astype(np.float32)
+    labels = rng.integers(0, classes, (batch, *(-(-side // block) for side in space)))
+    for axis, side in enumerate(space, start=1):
+        labels = np.repeat(labels, block, axis).take(np.arange(side), axis)
+    return logits, labels.astype(np.int32)
+
+
+def random_mask(seed: int, space: Sequence[int], *, batch: int = 2) -> np.ndarray:
+    """Voxels that count: about three quarters of them."""
+    return np.random.default_rng(seed).random((batch, *space)) < 0.75
+
+
+def loss(name: str, **options: Any) -> Callable[..., Any]:
+    """The loss of that name with its options bound; arrays stay arguments.
+
+    Tests call it without jit: the pass over the volume is compiled once per shape and grid, whatever the options.
+    """
+    return partial(getattr(losses, name), **options)
+
+
+def gradient(name: str, **options: Any) -> Callable[..., Any]:
+    """The gradient by the logits."""
+    return jax.grad(loss(name, **options))
+
+
+def statistics(*arrays: Any, **options: Any) -> losses.OverlapStatistics:
+    """The regional sums; NumPy arrays may stand for JAX arrays, as in every call of a loss."""
+    return losses.overlap_statistics(*arrays, **options)
+
+
+def one_pair(probabilities: ArrayLike, reference: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """A one-region 2-D case in which class 1 alone counts: its reference is given, class 0 has none.
+
+    With ``absent="skip"`` the loss is that of a single pair, and its slope by a voxel's probability is the gradient
+    by the logit of class 1 divided by p(1 - p): every weight in it can be read off.
+    """
+    p = np.asarray(probabilities, np.float64)
+    logits = np.stack([np.zeros_like(p), np.log(p / (1 - p))], -1)[None, :, None, :]
+    labels = np.stack([np.zeros_like(p), np.asarray(reference, np.float64)], -1)[None, :, None, :]
+    return logits.astype(np.float32), labels.astype(np.float32)
+
+
+def pair_value_and_slope(
+    value_and_gradient: Callable[..., Any], probabilities: ArrayLike, reference: ArrayLike
+) -> tuple[float, np.ndarray]:
+    """Value of the single pair and its slope by each probability."""
+    p = np.asarray(probabilities, np.float64)
+    value, by_logit = value_and_gradient(*map(jnp.asarray, one_pair(p, reference)))
+    return float(value), np.asarray(by_logit, np.float64)[0, :, 0, 1] / (p * (1 - p))

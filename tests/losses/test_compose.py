@@ -1,0 +1,145 @@
+"""Weighted sums of losses, and logits whose unlabelled classes are merged into the background."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ars_jax import losses
+from tests.losses.cases import SPACE, gradient, loss, random_case, random_mask
+from tests.oracles import losses as oracle
+
+WEIGHTS = {"dice": 1.0, "cross_entropy": 0.5, "adaptive_region_specific": 0.25, "region_specific": 2.0}
+
+
+def weighted(weights: Any, **options: Any) -> Any:
+    return losses.weighted_sum(weights, **options)
+
+
+def marginal(logits: Any, labelled: Any) -> jax.Array:
+    return losses.marginal_logits(logits, labelled)
+
+
+def singles(logits: Any, labels: Any, where: Any = None, **options: Any) -> dict[str, jax.Array]:
+    """The single losses; options of regions do not touch the global ones."""
+    regions = {key: value for key, value in options.items() if key not in ("a", "b", "adaptive_gradient")}
+    return {
+        "dice": loss("dice")(logits, labels, where=where),
+        "cross_entropy": loss("cross_entropy")(logits, labels, where=where),
+        "adaptive_region_specific": loss("adaptive_region_specific", **options)(logits, labels, where=where),
+        "region_specific": loss("region_specific", **regions)(logits, labels, where=where),
+    }
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"grid": 2, "reduction": "class_mean"},
+        {"grid": 3, "a": 0.1, "b": 0.8, "absent": "count", "reduction": "mean"},
+        {"grid": 2, "adaptive_gradient": "stop", "absent": "skip"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("masked", [False, True])
+def test_total_is_the_weighted_sum_of_the_single_losses_and_the_parts_equal_them(
+    options: dict[str, Any], masked: bool
+) -> None:
+    logits, labels = random_case(1, SPACE)
+    where = random_mask(2, SPACE) if masked else None
+    total, parts = weighted(WEIGHTS, **options)(logits, labels, where)
+    wanted = singles(logits, labels, where, **options)
+    assert parts.keys() == WEIGHTS.keys()
+    for name, value in wanted.items():
+        assert parts[name].shape == ()
+        np.testing.assert_allclose(parts[name], value, rtol=2e-6, err_msg=name)
+    np.testing.assert_allclose(total, sum(WEIGHTS[name] * value for name, value in wanted.items()), rtol=2e-6)
+
+
+def test_gradient_of_the_total_is_the_weighted_sum_of_the_gradients() -> None:
+    logits, labels = random_case(3, SPACE)
+    options = {"grid": 2, "reduction": "class_mean"}
+    by_logits, parts = jax.grad(weighted(WEIGHTS, **options), has_aux=True)(jnp.asarray(logits), labels)
+
+    wanted = WEIGHTS["dice"] * gradient("dice")(logits, labels)
+    wanted += WEIGHTS["cross_entropy"] * gradient("cross_entropy")(logits, labels)
+    for name in ("region_specific", "adaptive_region_specific"):
+        wanted += WEIGHTS[name] * gradient(name, **options)(logits, labels)
+    np.testing.assert_allclose(by_logits, wanted, rtol=1e-4, atol=1e-5 * np.abs(wanted).max())
+    assert set(parts) == set(WEIGHTS)
+
+
+def test_a_weight_of_zero_keeps_the_part_for_the_log() -> None:
+    logits, labels = random_case(4, SPACE)
+    total, parts = weighted({"dice": 1, "cross_entropy": 0})(logits, labels)
+    np.testing.assert_allclose(total, parts["dice"], rtol=1e-6)
+    np.testing.assert_allclose(parts["cross_entropy"], loss("cross_entropy")(logits, labels), rtol=2e-6)
+
+
+def test_one_loss_alone_is_itself() -> None:
+    logits, labels = random_case(5, SPACE)
+    for name in ("dice", "cross_entropy"):
+        total, parts = weighted({name: 1})(logits, labels)
+        np.testing.assert_allclose(total, loss(name)(logits, labels), rtol=2e-6)
+        assert list(parts) == [name]
+
+
+def test_an_unknown_loss_is_named() -> None:
+    with pytest.raises(ValueError, match="lovasz"):
+        weighted({"dice": 1, "lovasz": 1})
+
+
+# --- unlabelled organs -----------------------------------------------------------------------------------------------
+
+LABELLED = np.array([[True, True, False, True, False], [True, False, True, True, True]])
+
+
+def test_all_classes_labelled_changes_nothing() -> None:
+    logits, _ = random_case(6, SPACE, classes=5)
+    np.testing.assert_array_equal(marginal(logits, np.ones((2, 5), bool)), logits)
+
+
+def test_unlabelled_classes_are_background_and_the_others_keep_their_probability() -> None:
+    logits, _ = random_case(7, SPACE, classes=5)
+    p = oracle.softmax(logits)
+    wanted = np.where(LABELLED[:, None, None, None], p, 0)
+    wanted[..., 0] = 1 - wanted[..., 1:].sum(-1)
+    found = jax.nn.softmax(marginal(logits, LABELLED), axis=-1)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("dice", {}),
+        ("cross_entropy", {}),
+        ("region_specific", {"grid": 2}),
+        ("adaptive_region_specific", {"grid": 2, "absent": "count"}),
+    ],
+)
+def test_no_loss_sees_how_background_and_unlabelled_classes_share(name: str, options: dict[str, Any]) -> None:
+    """Every slope among background and unlabelled classes is that of their sum: in proportion to their shares."""
+    logits, labels = random_case(8, SPACE, classes=5)
+    labels = np.where(np.take_along_axis(LABELLED, labels.reshape(2, -1), 1).reshape(labels.shape), labels, 0)
+    run = loss(name, **options)
+    value, slopes = jax.value_and_grad(lambda z: run(marginal(z, LABELLED), labels))(logits)
+    assert np.isfinite(value) and np.isfinite(slopes).all()
+    merged = ~LABELLED
+    merged[:, 0] = True
+    for i in range(2):
+        shares = oracle.softmax(logits[i][..., merged[i]])
+        mine = np.asarray(slopes[i], np.float64)[..., merged[i]]
+        np.testing.assert_allclose(mine, shares * mine.sum(-1, keepdims=True), atol=2e-6 * np.abs(slopes).max() + 1e-9)
+
+
+def test_marginal_logits_survive_extreme_logits() -> None:
+    _, labels = random_case(9, SPACE, classes=5)
+    logits = np.where(oracle.references(labels, 5, 5) > 0, 1e4, -1e4).astype(np.float32)
+    labels = np.where(np.take_along_axis(LABELLED, labels.reshape(2, -1), 1).reshape(labels.shape), labels, 0)
+    function = weighted({"dice": 1, "cross_entropy": 1, "adaptive_region_specific": 1}, grid=2)
+    (total, _), slopes = jax.jit(jax.value_and_grad(lambda z: function(marginal(z, LABELLED), labels), has_aux=True))(
+        logits
+    )
+    np.testing.assert_allclose(total, 0, atol=1e-5)
+    assert np.isfinite(slopes).all()

@@ -1,0 +1,105 @@
+"""A wrong argument is named, with what was found."""
+
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from ars_jax import losses
+
+LOGITS = np.zeros((2, 8, 6, 4, 3), np.float32)
+LABELS = np.zeros((2, 8, 6, 4), np.int32)
+EVERY = ["dice", "cross_entropy", "baseline", "tversky", "region_specific", "adaptive_region_specific"]
+REGIONAL = ["region_specific", "adaptive_region_specific", "overlap_statistics"]
+
+
+def raised(name: str, logits: Any = LOGITS, labels: Any = LABELS, **options: Any) -> str:
+    """The one-line message of the ValueError."""
+    if "region_specific" in name and "grid" not in options and "region_size" not in options:
+        options["grid"] = 2
+    with pytest.raises(ValueError) as caught:
+        getattr(losses, name)(logits, labels, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("name", REGIONAL)
+@pytest.mark.parametrize("grid", [9, 16, (8, 7, 4), (1, 1, 5)])
+def test_a_grid_larger_than_the_side_is_refused(name: str, grid: Any) -> None:
+    message = raised(name, grid=grid)
+    assert "grid" in message
+    side = {9: "8", 16: "8", (8, 7, 4): "6", (1, 1, 5): "4"}[grid]
+    assert side in message
+
+
+@pytest.mark.parametrize("name", REGIONAL)
+@pytest.mark.parametrize("grid", [0, -1, (2, 2), (2, 2, 2, 2), (2, 0, 2)])
+def test_a_grid_of_no_regions_or_of_other_axes_is_refused(name: str, grid: Any) -> None:
+    assert "grid" in raised(name, grid=grid)
+
+
+@pytest.mark.parametrize("name", REGIONAL)
+@pytest.mark.parametrize("region_size", [0, -4, (2, 2), (2, 2, 0)])
+def test_a_region_size_of_no_voxels_or_of_other_axes_is_refused(name: str, region_size: Any) -> None:
+    assert "region_size" in raised(name, region_size=region_size)
+
+
+@pytest.mark.parametrize("name", REGIONAL)
+def test_grid_and_region_size_together_are_refused(name: str) -> None:
+    message = raised(name, grid=2, region_size=4)
+    assert "grid" in message and "region_size" in message
+
+
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("shape", [(3,), (8, 3), (2, 8, 3), (2, 2, 2, 2, 2, 3)], ids=str)
+def test_logits_that_are_neither_two_nor_three_dimensional_are_refused(name: str, shape: tuple[int, ...]) -> None:
+    message = raised(name, np.zeros(shape, np.float32), np.zeros(shape[:-1], np.int32))
+    assert "logits" in message and str(shape) in message
+
+
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("shape", [(2, 8, 6, 5), (1, 8, 6, 4), (2, 8, 6), (2, 8, 6, 4, 2), (2, 8, 6, 4, 1)], ids=str)
+def test_labels_of_another_shape_are_refused(name: str, shape: tuple[int, ...]) -> None:
+    message = raised(name, labels=np.zeros(shape, np.int32))
+    assert "labels" in message and str(shape) in message and str(LOGITS.shape) in message
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_mask_of_another_shape_is_refused(name: str) -> None:
+    message = raised(name, where=np.ones((2, 8, 6), bool))
+    assert "where" in message and "(2, 8, 6)" in message
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_fractional_label_maps_are_refused(name: str) -> None:
+    message = raised(name, labels=LABELS.astype(np.float32))
+    assert "labels" in message and "float32" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "words"),
+    [
+        ("adaptive_region_specific", "adaptive_gradient", ["through", "stop"]),
+        ("adaptive_region_specific", "absent", ["skip", "count"]),
+        ("region_specific", "absent", ["skip", "count"]),
+        ("dice", "absent", ["skip", "count"]),
+        ("tversky", "absent", ["skip", "count"]),
+        ("adaptive_region_specific", "reduction", ["sum", "mean", "class_mean"]),
+        ("region_specific", "reduction", ["sum", "mean", "class_mean"]),
+        ("dice", "reduction", ["sum", "mean", "class_mean"]),
+        ("tversky", "reduction", ["sum", "mean", "class_mean"]),
+        ("cross_entropy", "reduction", ["mean", "sum"]),
+        ("baseline", "cross_entropy_reduction", ["mean", "sum"]),
+    ],
+)
+def test_an_unknown_word_is_answered_with_the_known_ones(name: str, option: str, words: list[str]) -> None:
+    message = raised(name, **{option: "sometimes"})
+    for word in ["sometimes", *words]:
+        assert word in message
+
+
+def test_errors_are_the_same_under_jit() -> None:
+    with pytest.raises(ValueError, match="grid"):
+        jax.jit(lambda z, y: losses.region_specific(z, y, grid=9))(LOGITS, LABELS)

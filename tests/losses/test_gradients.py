@@ -1,0 +1,121 @@
+"""Gradients against float64 differences of the oracle, against closed forms, and of second order."""
+
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from tests.losses.cases import SPACE, gradient, random_case, random_mask, statistics
+from tests.oracles import losses as oracle
+
+ENTRIES = [(i % 2, (5 * i) % 8, (7 * i) % 6, (3 * i) % 4, i % 3) for i in range(30)]
+OPTIONS: list[tuple[str, dict[str, Any]]] = [
+    ("dice", {}),
+    ("cross_entropy", {}),
+    ("baseline", {"cross_entropy_weight": 0.4, "cross_entropy_reduction": "sum"}),
+    ("tversky", {"absent": "skip", "reduction": "mean"}),
+    ("region_specific", {"grid": 2}),
+    ("region_specific", {"grid": 3, "absent": "count", "reduction": "class_mean", "eps": 1e-2}),
+    ("adaptive_region_specific", {"grid": 2}),
+    ("adaptive_region_specific", {"grid": 3, "reduction": "mean", "a": 0.1, "b": 0.8}),
+    ("adaptive_region_specific", {"region_size": 3, "absent": "count", "reduction": "class_mean", "eps": 1e-2}),
+]
+
+
+def assert_gradient_near(found: Any, wanted: np.ndarray, tolerance: float = 2e-5) -> None:
+    """Float32 rounding is relative to the largest slope, as every slope is a difference of terms of that size."""
+    np.testing.assert_allclose(np.asarray(found), wanted, rtol=tolerance, atol=tolerance * np.abs(wanted).max())
+
+
+def at(array: Any) -> np.ndarray:
+    return np.array([np.asarray(array)[index] for index in ENTRIES])
+
+
+@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
+@pytest.mark.parametrize("case", OPTIONS, ids=lambda case: f"{case[0]}-{case[1]}")
+def test_gradient_is_the_slope_of_the_equation(case: tuple[str, dict[str, Any]], soft: bool) -> None:
+    name, options = case
+    logits, labels = random_case(1, SPACE, soft=soft)
+    where = random_mask(2, SPACE) if soft else None
+    wanted = oracle.central_differences(
+        lambda z: getattr(oracle, name)(z, labels, where=where, **options), logits, ENTRIES
+    )
+    assert_gradient_near(at(gradient(name, **options)(logits, labels, where=where)), wanted)
+
+
+def test_stopped_weights_are_constants_to_the_gradient() -> None:
+    logits, labels = random_case(3, SPACE)
+    wanted = oracle.central_differences(
+        lambda z: oracle.adaptive_region_specific(z, labels, grid=2, frozen=logits), logits, ENTRIES
+    )
+    found = gradient("adaptive_region_specific", grid=2, adaptive_gradient="stop")(logits, labels)
+    assert_gradient_near(at(found), wanted)
+    through = gradient("adaptive_region_specific", grid=2, adaptive_gradient="through")(logits, labels)
+    assert np.abs(at(through) - wanted).max() > 1e-2 * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("grid", [1, 2, 3])
+def test_region_specific_gradient_is_its_closed_form(grid: int) -> None:
+    logits, labels = random_case(4, SPACE)
+    wanted = oracle.closed_form_gradient(oracle.dice_slope(1e-7), logits, labels, grid=grid)
+    assert_gradient_near(gradient("region_specific", grid=grid)(logits, labels), wanted)
+
+
+@pytest.mark.parametrize("mode", ["through", "stop"])
+@pytest.mark.parametrize("grid", [1, 2, 3])
+def test_adaptive_gradient_is_its_closed_form(grid: int, mode: str) -> None:
+    logits, labels = random_case(5, SPACE)
+    where = random_mask(6, SPACE)
+    slope = oracle.adaptive_slope(0.3, 0.4, 1e-7, mode)
+    wanted = oracle.closed_form_gradient(slope, logits, labels, grid=grid, where=where)
+    found = gradient("adaptive_region_specific", grid=grid, adaptive_gradient=mode)(logits, labels, where=where)
+    assert_gradient_near(found, wanted)
+
+
+@pytest.mark.parametrize(
+    ("name", "slope"),
+    [
+        ("region_specific", oracle.dice_slope(1e-7)),
+        ("adaptive_region_specific", oracle.adaptive_slope(0.3, 0.4, 1e-7, "through")),
+    ],
+)
+def test_forward_over_reverse_is_the_slope_of_the_closed_form(name: str, slope: oracle.PairSlope) -> None:
+    logits, labels = random_case(7, SPACE)
+    direction = np.random.default_rng(8).normal(size=logits.shape).astype(np.float32)
+    by_logits = gradient(name, grid=2)
+    found = jax.jvp(lambda z: by_logits(z, labels), (logits,), (direction,))[1]
+    step = 1e-4
+    up, down = (
+        oracle.closed_form_gradient(slope, np.float64(logits) + sign * step * direction, labels, grid=2)
+        for sign in (1, -1)
+    )
+    assert_gradient_near(found, (up - down) / (2 * step), tolerance=1e-4)
+
+
+def test_reverse_over_reverse_equals_forward_over_reverse() -> None:
+    logits, labels = random_case(9, SPACE)
+    direction = np.random.default_rng(10).normal(size=logits.shape).astype(np.float32)
+    by_logits = gradient("adaptive_region_specific", grid=2)
+    forward = jax.jvp(lambda z: by_logits(z, labels), (logits,), (direction,))[1]
+    reverse = jax.grad(lambda z: (by_logits(z, labels) * direction).sum())(logits)
+    assert_gradient_near(reverse, np.asarray(forward))
+
+
+def test_statistics_have_the_slopes_of_their_sums() -> None:
+    """d/dp of I, P, P2 and Q are g, 1, 2p and 2pg, so a research tool may differentiate any function of them."""
+    logits, labels = random_case(11, SPACE)
+    p = oracle.softmax(logits).astype(np.float32)
+    g = oracle.references(labels, 3, p.ndim)
+    wanted = {
+        "intersection": g,
+        "predicted": np.ones_like(g),
+        "predicted_squared": 2 * p,
+        "intersection_squared": 2 * p * g,
+    }
+    for name, slope in wanted.items():
+
+        def total(probabilities: jax.Array, name: str = name) -> jax.Array:
+            return getattr(statistics(probabilities, labels, grid=2, from_probabilities=True), name).sum()
+
+        np.testing.assert_allclose(jax.grad(total)(p), slope, rtol=1e-6, atol=1e-6, err_msg=name)
