@@ -133,10 +133,13 @@ def test_no_loss_sees_how_background_and_unlabelled_classes_share(name: str, opt
         np.testing.assert_allclose(mine, shares * mine.sum(-1, keepdims=True), atol=2e-6 * np.abs(slopes).max() + 1e-9)
 
 
-def test_marginal_logits_survive_extreme_logits() -> None:
+@pytest.mark.parametrize("one_hot", [False, True], ids=["label map", "one-hot"])
+def test_marginal_logits_survive_extreme_logits(one_hot: bool) -> None:
     _, labels = random_case(9, SPACE, classes=5)
     logits = np.where(oracle.references(labels, 5, 5) > 0, 1e4, -1e4).astype(np.float32)
     labels = np.where(np.take_along_axis(LABELLED, labels.reshape(2, -1), 1).reshape(labels.shape), labels, 0)
+    if one_hot:
+        labels = oracle.references(labels, 5, 5).astype(np.float32)
     function = weighted({"dice": 1, "cross_entropy": 1, "adaptive_region_specific": 1}, grid=2)
     (total, _), slopes = jax.jit(jax.value_and_grad(lambda z: function(marginal(z, LABELLED), labels), has_aux=True))(
         logits

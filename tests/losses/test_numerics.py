@@ -1,5 +1,6 @@
 """Numbers at the edges: low precision, extreme logits, empty masks, large regions, and the memory that is held."""
 
+import dataclasses
 from functools import partial
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from ars_jax import losses
-from tests.losses.cases import SPACE, loss, random_case
+from tests.losses.cases import SPACE, loss, random_case, statistics
 from tests.oracles import losses as oracle
 
 EVERY: list[tuple[str, dict[str, Any]]] = [
@@ -128,6 +129,16 @@ def test_nearly_perfect_large_regions_keep_their_adaptive_loss(distance: float, 
     assert np.isfinite(by_logits).all()
     rounding = 1e-12  # of slopes 1 / G times the spacing of float32 below 1
     np.testing.assert_allclose(by_logits, wanted, rtol=5e-2, atol=2e-2 * np.abs(wanted).max() + rounding)
+
+
+def test_rounding_cannot_make_an_error_negative() -> None:
+    """Sums taken in another order may leave P or G a little below I; a negative error would leave [A, A + B]."""
+    found = statistics(*random_case(8, SPACE), grid=2)
+    less = found.intersection * np.float32(1 - 1e-6)
+    rounded = dataclasses.replace(found, predicted=less, reference=less)
+    assert not rounded.false_positives.any() and not rounded.false_negatives.any()
+    weights = losses.adaptive_weights(rounded)
+    assert all((0.3 <= weight).all() and (weight <= 0.7 + 1e-6).all() for weight in weights)
 
 
 def test_no_one_hot_volume_is_stored() -> None:
