@@ -1,21 +1,23 @@
 """Checkpoints by orbax: the newest and the best by validation DSC, each with its configuration and plan."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from ars_jax.errors import UserError
 
-T = TypeVar("T")
 Which = Literal["best", "newest"]
+
+Checkpoints = ocp.CheckpointManager
+"""An open folder of checkpoints."""
 
 
 @contextmanager
-def checkpoints(folder: Path) -> Iterator[ocp.CheckpointManager]:
+def checkpoints(folder: Path) -> Iterator[Checkpoints]:
     """Opens a folder of checkpoints; leaving the block waits until everything is written.
 
     Args:
@@ -36,22 +38,23 @@ def checkpoints(folder: Path) -> Iterator[ocp.CheckpointManager]:
         yield manager
 
 
-def save(manager: ocp.CheckpointManager, step: int, state: object, meta: dict[str, Any], mean_dsc: float) -> None:
-    """Saves in the background; the state may be donated as soon as this returns.
+def save(manager: Checkpoints, step: int, items: Mapping[str, Any], meta: Mapping[str, Any], mean_dsc: float) -> None:
+    """Saves in the background; the arrays may be donated as soon as this returns.
 
     Args:
         manager: from `checkpoints`.
         step: number of the step that the state has reached.
-        state: a pytree of arrays.
+        items: pytrees of arrays, each of which can be restored without the others.
         meta: configuration and plan, as JSON takes them.
         mean_dsc: what decides the best, within [0, 1].
     """
-    items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
+    saved = {name: ocp.args.StandardSave(item) for name, item in items.items()}
+    arguments = ocp.args.Composite(**saved, meta=ocp.args.JsonSave(dict(meta)))
     # Without force an existing step is silently not saved.
-    manager.save(step, args=items, metrics={"mean_dsc": mean_dsc}, force=True)
+    manager.save(step, args=arguments, metrics={"mean_dsc": mean_dsc}, force=True)
 
 
-def find_step(manager: ocp.CheckpointManager, which: Which) -> int:
+def find_step(manager: Checkpoints, which: Which) -> int:
     """Finds the newest or the best checkpoint.
 
     Args:
@@ -71,22 +74,24 @@ def find_step(manager: ocp.CheckpointManager, which: Which) -> int:
     return step
 
 
-def restore(manager: ocp.CheckpointManager, step: int, like: T) -> T:
-    """Restores a state.
+def restore(manager: Checkpoints, step: int, like: Mapping[str, Any]) -> dict[str, Any]:
+    """Restores some or all items of a checkpoint.
 
     Args:
         manager: from `checkpoints`.
         step: from `find_step`.
-        like: a pytree of `jax.ShapeDtypeStruct` with shardings, or of arrays; the result lies as it says.
+        like: for each wanted item a pytree of `jax.ShapeDtypeStruct` with shardings, or of arrays; the result lies as
+            it says.
 
     Returns:
-        The saved state, bit for bit.
+        The saved items, bit for bit.
 
     Raises:
         UserError: the checkpoint is damaged or belongs to another network.
     """
+    wanted = {name: ocp.args.StandardRestore(item) for name, item in like.items()}
     try:
-        restored = manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like)))
+        restored = manager.restore(step, args=ocp.args.Composite(**wanted))
     except (ValueError, KeyError, OSError) as error:
         raise UserError(
             manager.directory / str(step),
@@ -94,4 +99,4 @@ def restore(manager: ocp.CheckpointManager, step: int, like: T) -> T:
             wanted="a whole checkpoint of the configured network",
             fix="use the run's own configuration, or train again",
         ) from error
-    return restored["state"]
+    return {name: restored[name] for name in like}

@@ -1,10 +1,15 @@
 """The configuration: frozen dataclasses are the schema, YAML files the presets, dotted options the overrides."""
 
 import dataclasses
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from ars_jax.data.plan import Plan
 from ars_jax.errors import UserError
@@ -219,7 +224,12 @@ def check_config(config: Config) -> None:
     model, loss, optim, train, augment = config.model, config.loss, config.optim, config.train, config.augment
     division = (loss.grid is None) != (loss.region_size is None)
     rules: tuple[tuple[str, object, bool, str], ...] = (
-        ("data.validation_fraction", config.data.validation_fraction, 0 < config.data.validation_fraction < 1, "0 to 1"),
+        (
+            "data.validation_fraction",
+            config.data.validation_fraction,
+            0 < config.data.validation_fraction < 1,
+            "0 to 1",
+        ),
         ("augment.translate", augment.translate, 0 <= augment.translate < 1, "at least 0 and below 1"),
         ("augment.scale", augment.scale, 0 < augment.scale[0] <= augment.scale[1], "0 < smallest <= largest"),
         ("augment.intensity_scale", augment.intensity_scale, 0 <= augment.intensity_scale < 1, "0 to below 1"),
@@ -230,7 +240,12 @@ def check_config(config: Config) -> None:
         ("loss.grid, loss.region_size", (loss.grid, loss.region_size), division, "one of them, the other null"),
         ("loss.region_weight", loss.region_weight, loss.region_weight >= 0, "at least 0"),
         ("loss.cross_entropy_weight", loss.cross_entropy_weight, loss.cross_entropy_weight >= 0, "at least 0"),
-        ("loss.a, loss.b", (loss.a, loss.b), loss.a >= 0 and loss.b >= 0 and loss.a + loss.b > 0, "at least 0, not both 0"),
+        (
+            "loss.a, loss.b",
+            (loss.a, loss.b),
+            loss.a >= 0 and loss.b >= 0 and loss.a + loss.b > 0,
+            "at least 0, not both 0",
+        ),
         ("loss.eps", loss.eps, loss.eps > 0, "above 0"),
         ("optim.learning_rate", optim.learning_rate, optim.learning_rate > 0, "above 0"),
         ("optim.warmup", optim.warmup, 0 <= optim.warmup < 1, "at least 0 and below 1"),
@@ -276,3 +291,99 @@ def to_dict(config: object) -> object:
 def to_yaml(config: Config) -> str:
     """Writes a configuration as YAML that `ars-jax train --config` takes again."""
     return yaml.safe_dump(to_dict(config), sort_keys=False)
+
+
+def add_config(parser: ArgumentParser) -> None:
+    """Adds `--config FILE` and one dotted option for every key of the configuration."""
+    parser.add_argument("--config", action="config", help="YAML file with any of the keys below")
+    parser.add_class_arguments(Config)
+
+
+def build_config(arguments: Namespace) -> Config:
+    """Makes the configuration from parsed options."""
+    parser = _config_parser()
+    names = [field.name for field in dataclasses.fields(Config)]
+    return Config(**{name: parser.instantiate(arguments)[name] for name in names})
+
+
+def read_config(path: Path, options: Sequence[str] = ()) -> Config:
+    """Reads a configuration.
+
+    Args:
+        path: YAML file.
+        options: overrides, such as `["--train.epochs", "10"]`.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        UserError: a file or key that does not fit, named.
+    """
+    words = ["--config", str(path), *options]
+    with as_user_error(words):
+        return build_config(_config_parser().parse_args(words))
+
+
+def preset(name: str, options: Sequence[str] = ()) -> Config:
+    """Reads one of the configurations that come with the package.
+
+    Args:
+        name: of the file, without ending.
+        options: overrides, such as `["--train.epochs", "10"]`.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        UserError: an option that does not fit.
+    """
+    package = Path(__file__).parent
+    # In a checkout the presets lie beside the package; a wheel carries them inside.
+    folder = next(place for place in (package.parent / "configs", package / "configs") if place.is_dir())
+    return read_config(folder / f"{name}.yaml", options)
+
+
+@contextmanager
+def as_user_error(words: Sequence[str]) -> Iterator[None]:
+    """Turns what the parser raises into one line with the key, what was found, what was wanted and the fix.
+
+    Args:
+        words: the parsed words, whose first is the command or an option.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        UserError: a word or key that does not fit.
+    """
+    try:
+        yield
+    except ArgumentError as error:
+        text = " ".join(str(error).split())
+        command = f"ars-jax {words[0]}" if words and not words[0].startswith("-") else "ars-jax train"
+        fix = f"see {command} --help"
+        if value := re.search(r'key "([^"]+)": Expected an? (?:typing\.Literal)?(.+)\. Got value: (.*)', text):
+            raise UserError(value[1], found=value[3], wanted=value[2], fix=fix) from error
+        if union := re.search(r'key "([^"]+)": Does not validate.*Subtypes: \[(.*)\] Errors.*Given value: (.*)', text):
+            wanted = re.sub(r"<class '([^']+)'>", r"\1", union[2])
+            raise UserError(union[1], found=union[3], wanted=f"one of {wanted}", fix=fix) from error
+        if unknown := re.search(r"(?:does not accept option|[Kk]ey|[Uu]nrecognized arguments:) '?\"?([-\w.]+)", text):
+            close = difflib.get_close_matches(unknown[1].lstrip("-"), _keys(), 1, 0.4)
+            hint = f"did you mean {close[0]}? {fix}" if close and close[0] != unknown[1] else fix
+            raise UserError(unknown[1], found=text, wanted="a key of the configuration", fix=hint) from error
+        raise UserError(command, found=text, wanted="valid arguments", fix=fix) from error
+
+
+def _config_parser() -> ArgumentParser:
+    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
+    add_config(parser)
+    return parser
+
+
+def _keys(kind: Any = Config, prefix: str = "") -> list[str]:
+    """Lists the dotted keys of the configuration."""
+    keys = []
+    for field in dataclasses.fields(kind):
+        inner = field.type
+        keys += _keys(inner, f"{prefix}{field.name}.") if dataclasses.is_dataclass(inner) else [prefix + field.name]
+    return keys

@@ -159,7 +159,7 @@ def _sum_slab(
 def _one_hot(labels: jax.Array, x: jax.Array) -> jax.Array:
     if labels.ndim == x.ndim:
         return labels.astype(x.dtype)
-    classes = jnp.arange(x.shape[-1], dtype=labels.dtype).reshape((1,) * labels.ndim + (-1,))
+    classes = jnp.arange(x.shape[-1]).reshape((1,) * labels.ndim + (-1,))
     return (labels[..., None] == classes).astype(x.dtype)
 
 
@@ -176,7 +176,7 @@ def _check_shapes(logits: jax.Array, labels: jax.Array, where: jax.Array | None)
             f"labels of shape {labels.shape} do not fit logits of shape {logits.shape}: "
             f"give integers {logits.shape[:-1]}, or one-hot or soft labels {logits.shape}"
         )
-    if labels.ndim < logits.ndim and not jnp.issubdtype(labels.dtype, jnp.integer):
+    if labels.ndim < logits.ndim and not (labels.dtype == bool or jnp.issubdtype(labels.dtype, jnp.integer)):
         raise ValueError(f"labels of shape {labels.shape} must be integers; their type is {labels.dtype}")
     if where is not None and where.shape != logits.shape[:-1]:
         raise ValueError(f"where of shape {where.shape} must be {logits.shape[:-1]}, as logits without classes")

@@ -86,8 +86,7 @@ class VNet(nn.Module):
             x = block(count, name=f"decoder_{stage}")(x, x)
             x = drop(x) if stage == 3 else x
         x = PReLU()(norm(name="head_norm")(convolution(self.classes, name="head")(x)))
-        logits = Convolution(self.classes, kernel_size=1, use_bias=True, form=self.form, dtype=self.dtype, name="logits")
-        return logits(x).astype(jnp.float32)
+        return convolution(self.classes, kernel_size=1, use_bias=True, name="logits")(x).astype(jnp.float32)
 
 
 class Block(nn.Module):

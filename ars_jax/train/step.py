@@ -1,10 +1,9 @@
-"""One training step and one prediction, as pure functions."""
+"""The objective, the optimiser and one training step, as pure functions."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from ars_jax import losses
@@ -106,25 +105,3 @@ def train_step(
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     return TrainState(state.step + 1, params, batch_stats, opt_state, state.key), {"loss": total, "parts": parts}
-
-
-def predict_labels(model: VNet, params: Any, batch_stats: Any, image: jax.Array) -> jax.Array:
-    """Predicts the most probable channel of every voxel.
-
-    Args:
-        model: the network.
-        params: its parameters.
-        batch_stats: its running statistics.
-        image: `[b, z, y, x, 1]`.
-
-    Returns:
-        Channel numbers uint8, `[b, z, y, x]`.
-    """
-    logits = model.apply({"params": params, "batch_stats": batch_stats}, image, train=False)
-    return jnp.argmax(logits, axis=-1).astype(jnp.uint8)
-
-
-def predict_probabilities(model: VNet, params: Any, batch_stats: Any, image: jax.Array) -> jax.Array:
-    """Predicts the probability of every channel, `[b, z, y, x, c]` float32; arguments as `predict_labels`."""
-    logits = model.apply({"params": params, "batch_stats": batch_stats}, image, train=False)
-    return jax.nn.softmax(logits)

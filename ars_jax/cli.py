@@ -1,0 +1,281 @@
+"""The command line: `ars-jax COMMAND`. Each command imports what it needs, so that help is instant."""
+
+import logging
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from jsonargparse import ArgumentParser, Namespace
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from ars_jax.config import Config, add_config, as_user_error, build_config, preset, read_config
+from ars_jax.errors import UserError
+
+Convention = Literal["paper-boundary", "paper-volume", "monai", "medpy", "deepmind"]
+Command = Callable[[Namespace, Console], None]
+
+DEMO_CASES = 60
+DEMO_TEST_CASES = 10
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        argv: the words after `ars-jax`; those of the process by default.
+
+    Returns:
+        Exit status: 0, 1 where `check` found an error in the data, 2 for a fault in the input (told in one line),
+        130 when interrupted.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    console, errors = Console(highlight=False), Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    try:
+        with as_user_error(words):
+            arguments = _parser().parse_args(words or ["--help"])
+        command, _ = _COMMANDS[arguments.subcommand]
+        command(arguments[arguments.subcommand], console)
+    except UserError as error:
+        errors.print(f"ars-jax: {error}")
+        return 2
+    except _DataFaultsError:
+        return 1
+    except KeyboardInterrupt:
+        errors.print("ars-jax: interrupted; a training goes on from its newest checkpoint with --resume")
+        return 130
+    return 0
+
+
+class _DataFaultsError(Exception):
+    """The data set that was checked has errors, which were shown."""
+
+
+def _demo(arguments: Namespace, console: Console) -> None:
+    from ars_jax.data.phantom import write_phantoms
+    from ars_jax.train.loop import train
+
+    out: Path = arguments.out
+    run = out / "run"
+    if run.exists():
+        raise UserError(
+            run, found="an earlier demo", wanted="a new folder", fix=f"remove it, or --out OTHER than {out}"
+        )
+    console.print(f"demo: {DEMO_CASES} phantoms to train on and {DEMO_TEST_CASES} unseen ones to score, in {out}")
+    write_phantoms(out / "phantoms", DEMO_CASES, seed=0)
+    write_phantoms(out / "unseen", DEMO_TEST_CASES, seed=1)
+    config = preset("demo", ["--data.root", str(out / "phantoms"), "--run.dir", str(run), *arguments.options])
+    train(config, console=console)
+    _evaluate_run(run, console, root=out / "unseen", out=run / "evaluation")
+    _report(Namespace(runs=[run], out=out / "report"), console)
+
+
+def _phantom(arguments: Namespace, console: Console) -> None:
+    from ars_jax.data.phantom import write_phantoms
+
+    console.print(f"wrote {write_phantoms(arguments.out, arguments.cases, seed=arguments.seed)}")
+
+
+def _check(arguments: Namespace, console: Console) -> None:
+    from ars_jax.data.check import check_dataset, repair_dataset
+    from ars_jax.data.layouts import find_dataset
+
+    dataset = find_dataset(arguments.root, layout=arguments.layout, labels=arguments.labels)
+    with _bar(console, "checking") as update:
+        faults = check_dataset(dataset, update)
+    for fault in faults:
+        console.print(f"{fault.severity}: {fault}", markup=False, soft_wrap=True)
+    organs = ", ".join(dataset.labels)
+    wrong = sum(fault.severity == "error" for fault in faults)
+    console.print(
+        f"{dataset.root} ({dataset.layout}): {len(dataset.cases)} cases; {organs}; "
+        f"{wrong} errors, {len(faults) - wrong} warnings"
+    )
+    if arguments.repair is not None:
+        with _bar(console, "repairing") as update:
+            left = repair_dataset(dataset, arguments.repair, update)
+        for fault in left:
+            console.print(f"left out: {fault}", markup=False, soft_wrap=True)
+        console.print(f"repaired copy in {arguments.repair}")
+        wrong = len(left)
+    if wrong:
+        raise _DataFaultsError
+
+
+def _train(arguments: Namespace, console: Console) -> None:
+    from ars_jax.train.loop import train
+
+    config = build_config(arguments)
+    train(config, resume=arguments.resume, console=console)
+    console.print(f"run in {config.run.dir}; next: ars-jax evaluate {config.run.dir}")
+
+
+def _predict(arguments: Namespace, console: Console) -> None:
+    from ars_jax.predict import load_network, predict_files
+
+    network = load_network(arguments.run, _run_config(arguments.run), arguments.checkpoint)
+    with _bar(console, "predicting") as update:
+        written = predict_files(network, arguments.images, arguments.out, update)
+    console.print(f"{len(written)} label maps in {arguments.out}")
+
+
+def _evaluate(arguments: Namespace, console: Console) -> None:
+    folders = (arguments.predictions, arguments.references)
+    if arguments.run is not None and folders == (None, None):
+        _evaluate_run(arguments.run, console, arguments.data, arguments.out, arguments.convention, arguments.checkpoint)
+        return
+    if arguments.run is not None or None in folders:
+        found, wanted = "other arguments", "either RUN, or --predictions DIR and --references DIR"
+        raise UserError("ars-jax evaluate", found=found, wanted=wanted, fix="see ars-jax evaluate --help")
+    from ars_jax.evaluate import evaluate_folders, write_tables
+
+    with _bar(console, "scoring") as update:
+        rows = evaluate_folders(*folders, labels=arguments.labels, convention=arguments.convention, progress=update)
+    out = arguments.out or arguments.predictions
+    write_tables(out, rows)
+    _show(rows, f"{arguments.predictions} against {arguments.references}", out, console)
+
+
+def _evaluate_run(
+    run: Path,
+    console: Console,
+    root: Path | None = None,
+    out: Path | None = None,
+    convention: Convention = "paper-boundary",
+    checkpoint: Literal["best", "newest"] = "best",
+) -> None:
+    """Scores a run on its validation cases, or on all labelled cases of another data set."""
+    from ars_jax.data.layouts import find_dataset
+    from ars_jax.evaluate import evaluate_cases
+    from ars_jax.predict import load_network
+    from ars_jax.train.inputs import find_cases
+
+    config = _run_config(run)
+    network = load_network(run, config, checkpoint)
+    if root is None:
+        dataset, _, cases = find_cases(config)
+    else:
+        dataset = find_dataset(root, layout=config.data.layout, labels=config.data.labels)
+        cases = tuple(case for case in dataset.cases if case.labelled)
+    out = out or run / "evaluation"
+    with _bar(console, "evaluating") as update:
+        rows = evaluate_cases(network, cases, dataset.labels, out, convention=convention, progress=update)
+    _show(rows, f"{run} on {len(cases)} cases of {dataset.root}", out, console)
+
+
+def _report(arguments: Namespace, console: Console) -> None:
+    from ars_jax.report import write_report
+
+    console.print(f"report in {write_report(arguments.runs, arguments.out)}")
+
+
+def _run_config(run: Path) -> Config:
+    path = run / "config.yaml"
+    if not path.is_file():
+        found = "no config.yaml" if run.is_dir() else "no such folder"
+        raise UserError(run, found=found, wanted="a run folder of ars-jax train", fix="check the path")
+    return read_config(path)
+
+
+def _show(rows: list, title: str, out: Path, console: Console) -> None:
+    from ars_jax.metrics.table import render, summarise
+
+    console.print(render(summarise(rows), title))
+    console.print(f"tables in {out}")
+
+
+@contextmanager
+def _bar(console: Console, word: str) -> Iterator[Callable[[int, int, str], None]]:
+    """Shows a bar; yields what is to be called with the number done, the number of all and a name."""
+    columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(word, total=None)
+        yield lambda done, count, name: progress.update(task, completed=done, total=count, description=f"{word} {name}")
+
+
+def _demo_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder for data, run and report")
+    parser.add_argument("--options", type=list[str], default=[], help="options of train, e.g. '[\"--train.epochs=2\"]'")
+
+
+def _phantom_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, required=True, help="folder for a data set in MSD layout")
+    parser.add_argument("--cases", type=int, default=DEMO_CASES, help="how many")
+    parser.add_argument("--seed", type=int, default=0, help="decides the anatomies")
+
+
+def _check_arguments(parser: ArgumentParser) -> None:
+    layouts = Literal["auto", "msd", "folders", "btcv", "pddca"]
+    parser.add_argument("root", type=Path, help="folder of the data set")
+    parser.add_argument("--layout", type=layouts, default="auto", help="how it is arranged")
+    parser.add_argument("--labels", type=dict[str, int], default=None, help="organs and values, e.g. '{\"Liver\": 1}'")
+    parser.add_argument("--repair", type=Path, default=None, help="new folder for a corrected copy")
+
+
+def _train_arguments(parser: ArgumentParser) -> None:
+    add_config(parser)
+    parser.add_argument("--resume", action="store_true", help="go on from the run's newest checkpoint")
+
+
+def _predict_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, help="folder of a run")
+    parser.add_argument("images", type=Path, nargs="+", help="volume files, or folders of one DICOM series")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the label maps")
+    _add_checkpoint(parser)
+
+
+def _evaluate_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, nargs="?", default=None, help="folder of a run: predict and score its cases")
+    parser.add_argument("--data", type=Path, default=None, help="another data set than the run's validation cases")
+    parser.add_argument("--predictions", type=Path, default=None, help="folder of label maps, instead of a run")
+    parser.add_argument("--references", type=Path, default=None, help="folder of label maps of equal names")
+    parser.add_argument("--labels", type=dict[str, int], default=None, help="organs and values, e.g. '{\"Liver\": 1}'")
+    parser.add_argument("--convention", type=Convention, default="paper-boundary", help="of HD95 and ASD")
+    parser.add_argument("--out", type=Path, default=None, help="folder for the tables")
+    _add_checkpoint(parser)
+
+
+def _report_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("runs", type=Path, nargs="+", help="folders of runs")
+    parser.add_argument("--out", type=Path, required=True, help="folder for index.html")
+
+
+def _add_checkpoint(parser: ArgumentParser) -> None:
+    parser.add_argument("--checkpoint", type=Literal["best", "newest"], default="best", help="which parameters")
+
+
+_COMMANDS: dict[str, tuple[Command, Callable[[ArgumentParser], None]]] = {
+    "demo": (_demo, _demo_arguments),
+    "phantom": (_phantom, _phantom_arguments),
+    "check": (_check, _check_arguments),
+    "train": (_train, _train_arguments),
+    "predict": (_predict, _predict_arguments),
+    "evaluate": (_evaluate, _evaluate_arguments),
+    "report": (_report, _report_arguments),
+}
+
+_HELP = {
+    "demo": "train, evaluate and report on made-up heads and necks, in minutes and without data",
+    "phantom": "write a data set of made-up heads and necks",
+    "check": "name every fault of a data set by file; exit status 1 if there is an error",
+    "train": "train a V-Net and leave a run folder",
+    "predict": "write label maps on the images' own grids",
+    "evaluate": "score a run, or a folder of label maps, as a table, CSV and JSON",
+    "report": "show curves, tables and overlays of runs on one HTML page",
+}
+
+
+def _parser() -> ArgumentParser:
+    description = (
+        "Adaptive region-specific losses for 3-D medical image segmentation: train, predict, evaluate, report."
+    )
+    parser = ArgumentParser(prog="ars-jax", description=description, exit_on_error=False, allow_abbrev=False)
+    commands = parser.add_subcommands()
+    for name, (_, add_arguments) in _COMMANDS.items():
+        command = ArgumentParser(description=_HELP[name], exit_on_error=False, allow_abbrev=False)
+        add_arguments(command)
+        commands.add_subcommand(name, command, help=_HELP[name])
+    return parser

@@ -1,0 +1,213 @@
+"""A training, read from top to bottom."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import yaml
+from jax.stages import Compiled
+from rich.console import Console
+
+from ars_jax.checkpoint import Checkpoints, checkpoints, find_step, restore, save
+from ars_jax.config import Config, check_config, to_dict, to_yaml
+from ars_jax.data.loader import Batch, batches, batches_per_epoch
+from ars_jax.data.plan import write_plan, written_atomically
+from ars_jax.errors import UserError
+from ars_jax.mesh import Mesh, by_batch, make_mesh, put_batch, replicated
+from ars_jax.models import VNet
+from ars_jax.predict import Network, make_model
+from ars_jax.train.inputs import Inputs, find_cases, make_augmentation, prepare_inputs
+from ars_jax.train.record import Recorder, describe, preparation_progress
+from ars_jax.train.state import TrainState, create_state
+from ars_jax.train.step import make_loss, make_optimizer, train_step
+from ars_jax.train.validate import validate
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What stays the same over a training.
+
+    Attributes:
+        config: everything that decides the run.
+        inputs: the prepared cases.
+        mesh: the devices.
+        model: the network.
+        optimizer: Adam with its schedule.
+        per_epoch: steps of an epoch.
+        steps: steps of the training.
+    """
+
+    config: Config
+    inputs: Inputs
+    mesh: Mesh
+    model: VNet
+    optimizer: optax.GradientTransformation
+    per_epoch: int
+    steps: int
+
+
+def train(config: Config, *, resume: bool = False, console: Console | None = None) -> Path:
+    """Trains a network and leaves a run folder.
+
+    The folder holds config.yaml, plan.json, metrics.jsonl and checkpoints: the newest, and the best by validation DSC.
+
+    Args:
+        config: everything that decides the run.
+        resume: go on from the newest checkpoint of the run's folder; the parameters at the end are those of an
+            uninterrupted run, bit for bit.
+        console: where progress is shown; nowhere by default.
+
+    Returns:
+        The run's folder.
+
+    Raises:
+        UserError: a faulty configuration or data set, a run folder that is taken, or a loss that is not finite.
+    """
+    console = console or Console(quiet=True)
+    _check_run(config, resume)
+    with preparation_progress(console) as update:
+        inputs = prepare_inputs(config, update)
+    setup = _set_up(config, inputs)
+    _write_setup(config, inputs)
+    with (
+        checkpoints(config.run.dir / "checkpoints") as manager,
+        Recorder(config.run.dir / "metrics.jsonl", console, setup.per_epoch, setup.steps) as recorder,
+    ):
+        state = jax.jit(partial(_create, setup), out_shardings=replicated(setup.mesh))()
+        if resume:
+            state = _restore_state(manager, state, setup.mesh)
+        step = _compile_step(setup, state, recorder)
+        _run_steps(setup, state, step, manager, recorder)
+    return config.run.dir
+
+
+def _run_steps(setup: Setup, state: TrainState, step: Compiled, manager: Checkpoints, recorder: Recorder) -> None:
+    done = int(state.step)
+    meta = {"config": to_dict(setup.config), "plan": asdict(setup.inputs.plan)}
+    source = _batches(setup, start=done)
+    recorder.begin(done)
+    for number in range(done + 1, setup.steps + 1):
+        batch = next(source)
+        state, metrics = step(state, put_batch(setup.mesh, _arrays(batch)))
+        # The metrics of the step before are fetched only now, while this one runs.
+        recorder.step(number, batch["names"], metrics)
+        if _validates(setup, number):
+            recorder.flush()
+            network = Network(setup.model, state.params, state.batch_stats, setup.inputs.plan)
+            scores = validate(network, setup.inputs.validation)
+            recorder.validation(number, scores)
+            save(manager, number, _items(state), meta, scores["mean_dsc"] or 0.0)
+    recorder.end()
+
+
+def _set_up(config: Config, inputs: Inputs) -> Setup:
+    per_epoch = batches_per_epoch(len(inputs.training), config.train.batch_size)
+    steps = config.train.epochs * per_epoch
+    model = make_model(config.model, len(inputs.plan.labels) + 1)
+    return Setup(config, inputs, make_mesh(), model, make_optimizer(config.optim, steps), per_epoch, steps)
+
+
+def _create(setup: Setup) -> TrainState:
+    return create_state(setup.model, setup.optimizer, setup.config.train.seed)
+
+
+def _compile_step(setup: Setup, state: TrainState, recorder: Recorder) -> Compiled:
+    """Compiles the step ahead of time, so that its memory and compile time are known before it runs."""
+    everywhere, divided = replicated(setup.mesh), by_batch(setup.mesh)
+    loss = make_loss(setup.config.loss)
+    step: Callable[..., Any] = partial(train_step, setup.model, setup.optimizer, loss, setup.inputs.partly_labelled)
+    jitted = jax.jit(step, in_shardings=(everywhere, divided), out_shardings=(everywhere, everywhere), donate_argnums=0)
+    classes, batch_size = len(setup.inputs.plan.labels) + 1, setup.config.train.batch_size
+    shape = (batch_size, *_canvas(setup))
+    batch = {
+        "image": jax.ShapeDtypeStruct((*shape, 1), jnp.float32),
+        "label": jax.ShapeDtypeStruct(shape, jnp.uint8),
+        "labelled": jax.ShapeDtypeStruct((batch_size, classes), jnp.bool_),
+    }
+    with recorder.compiling() as finish:
+        compiled = jitted.lower(state, batch).compile()
+        finish(describe(setup.config, setup.inputs, state, compiled, setup.mesh))
+    return compiled
+
+
+def _batches(setup: Setup, start: int) -> Any:
+    return batches(
+        setup.inputs.training,
+        batch_size=setup.config.train.batch_size,
+        seed=setup.config.train.seed,
+        canvas=_canvas(setup),
+        augmentation=make_augmentation(setup.config, setup.inputs.plan),
+        start=start,
+    )
+
+
+def _canvas(setup: Setup) -> tuple[int, int, int]:
+    canvas = setup.inputs.plan.canvas
+    assert canvas is not None, "prepare_inputs completes the plan"
+    return canvas
+
+
+def _arrays(batch: Batch) -> dict[str, np.ndarray]:
+    return {"image": batch["image"], "label": batch["label"], "labelled": batch["labelled"]}
+
+
+def _validates(setup: Setup, number: int) -> bool:
+    epoch, rest = divmod(number, setup.per_epoch)
+    return number == setup.steps or (rest == 0 and epoch % setup.config.train.validate_every == 0)
+
+
+def _items(state: TrainState) -> dict[str, Any]:
+    """Divides the state into what prediction needs and what only training needs."""
+    return {
+        "model": {"params": state.params, "batch_stats": state.batch_stats},
+        "training": {"step": state.step, "opt_state": state.opt_state, "key": state.key},
+    }
+
+
+def _restore_state(manager: Checkpoints, state: TrainState, mesh: Mesh) -> TrainState:
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), _items(state))
+    items = restore(manager, find_step(manager, "newest"), like)
+    return TrainState(**items["model"], **items["training"])
+
+
+def _check_run(config: Config, resume: bool) -> None:
+    """Refuses what cannot be trained before anything is written."""
+    check_config(config)
+    devices = jax.device_count()
+    if config.train.batch_size % devices:
+        wanted = f"a multiple of the {devices} devices"
+        raise UserError("train.batch_size", found=config.train.batch_size, wanted=wanted, fix=f"for example {devices}")
+    folder = config.run.dir
+    saved = folder / "config.yaml"
+    trained = (folder / "checkpoints").is_dir() and any((folder / "checkpoints").iterdir())
+    if trained and not resume:
+        raise UserError(folder, found="a run", wanted="a new folder", fix="--run.dir NEW, or --resume to go on")
+    if resume and not (trained and saved.is_file()):
+        raise UserError(folder, found="no checkpoint", wanted="a run to go on with", fix="leave out --resume")
+    if resume:
+        _check_same(saved, yaml.safe_load(saved.read_text(encoding="utf-8")), to_dict(config))
+    find_cases(config)
+
+
+def _check_same(path: Path, old: Any, new: Any, key: str = "") -> None:
+    """Raises where a resumed run would differ from the one that was begun; where data and run lie may change."""
+    if key in ("data.root", "data.cache", "run.dir"):
+        return
+    if isinstance(old, Mapping) and isinstance(new, Mapping) and set(old) == set(new):
+        for name in old:
+            _check_same(path, old[name], new[name], f"{key}.{name}" if key else name)
+    elif old != new:
+        fix = "resume with the run's own config.yaml"
+        raise UserError(f"{path} {key}", found=f"{new} now", wanted=f"{old}, as the run began", fix=fix)
+
+
+def _write_setup(config: Config, inputs: Inputs) -> None:
+    with written_atomically(config.run.dir / "config.yaml") as temporary:
+        temporary.write_text(to_yaml(config), encoding="utf-8")
+    write_plan(config.run.dir / "plan.json", inputs.plan)

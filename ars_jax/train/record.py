@@ -1,0 +1,234 @@
+"""What a training tells: metrics.jsonl, the progress bar, the line at the start and the table at the end."""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import jax
+from jax.stages import Compiled
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from ars_jax.config import Config
+from ars_jax.errors import UserError
+from ars_jax.mesh import Mesh
+from ars_jax.train.inputs import Inputs
+from ars_jax.train.state import TrainState, count_parameters
+
+VERSIONS = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "SimpleITK")
+GIBIBYTE = 2**30
+
+
+@contextmanager
+def preparation_progress(console: Console) -> Iterator[Callable[[int, int, str], None]]:
+    """Shows a bar over the cases that are prepared.
+
+    Args:
+        console: where it is shown.
+
+    Yields:
+        What is to be called after every case, with the number done, the number of all and the name.
+    """
+    with _bar(console) as progress:
+        task = progress.add_task("preparing", total=None)
+        yield lambda done, count, name: progress.update(
+            task, completed=done, total=count, description=f"prepared {name}"
+        )
+
+
+class Recorder(AbstractContextManager["Recorder"]):
+    """Writes metrics.jsonl and shows progress; a step's metrics are fetched when the next step was dispatched.
+
+    Args:
+        path: the file; lines are appended.
+        console: where progress is shown.
+        per_epoch: steps of an epoch.
+        steps: steps of the training.
+    """
+
+    def __init__(self, path: Path, console: Console, per_epoch: int, steps: int) -> None:
+        self._console, self._per_epoch, self._steps = console, per_epoch, steps
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("a", encoding="utf-8")
+        self._progress = _bar(console)
+        self._task = self._progress.add_task("compiling", total=None)
+        self._pending: tuple[int, tuple[str, ...], Mapping[str, Any]] | None = None
+        self._begun = self._last = time.perf_counter()
+        self._scores: dict[str, Any] = {}
+
+    def __enter__(self) -> "Recorder":
+        """Starts the progress bar."""
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stops the progress bar and closes the file."""
+        self._progress.stop()
+        self._file.close()
+
+    @contextmanager
+    def compiling(self) -> Iterator[Callable[[dict[str, Any]], None]]:
+        """Times the compilation.
+
+        Yields:
+            What is to be called with the facts of the run when it is done; they become the "start" line.
+        """
+        started = time.perf_counter()
+
+        def finish(facts: dict[str, Any]) -> None:
+            facts = {**facts, "compile_s": round(time.perf_counter() - started, 2)}
+            self._write({"kind": "start", **facts})
+            self._console.print(_start_text(facts), highlight=False)
+
+        yield finish
+
+    def begin(self, done: int) -> None:
+        """Starts the clock before the first step; `done` steps were taken in earlier sessions."""
+        self._begun = self._last = time.perf_counter()
+        self._progress.update(self._task, description="training", completed=done, total=self._steps)
+
+    def step(self, number: int, names: tuple[str, ...], metrics: Mapping[str, Any]) -> None:
+        """Takes a dispatched step's metrics and records those of the step before.
+
+        Args:
+            number: the step.
+            names: its cases.
+            metrics: `loss` and `parts`, still on the device.
+
+        Raises:
+            UserError: the loss of the step before is not finite.
+        """
+        self.flush()
+        self._pending = (number, names, metrics)
+
+    def flush(self) -> None:
+        """Waits for the last step's metrics and records them.
+
+        Raises:
+            UserError: the loss is not finite.
+        """
+        if self._pending is None:
+            return
+        (number, names, metrics), self._pending = self._pending, None
+        loss, parts = float(metrics["loss"]), {name: float(part) for name, part in metrics["parts"].items()}
+        now = time.perf_counter()
+        seconds, self._last = now - self._last, now
+        if not math.isfinite(loss):
+            raise UserError(
+                f"step {number}, cases {', '.join(names)}",
+                found=f"loss {loss} ({', '.join(f'{name} {part:.4g}' for name, part in parts.items())})",
+                wanted="a finite loss",
+                fix="lower optim.learning_rate or set optim.clip_norm; checkpoints up to here are whole",
+            )
+        line = {"kind": "train", "step": number, "epoch": round(number / self._per_epoch, 4), "loss": loss}
+        self._write({**line, "parts": parts, "step_s": round(seconds, 4)})
+        text = "  ".join(f"{name} {part:.3f}" for name, part in {"loss": loss, **parts}.items())
+        epoch = math.ceil(number / self._per_epoch)
+        self._progress.update(self._task, completed=number, description=f"epoch {epoch}  {text}  {seconds:.2f} s/step")
+
+    def validation(self, number: int, scores: Mapping[str, Any]) -> None:
+        """Records a validation.
+
+        Args:
+            number: the step that it follows.
+            scores: `dsc` per organ and `mean_dsc`.
+        """
+        now = time.perf_counter()
+        epoch = round(number / self._per_epoch, 4)
+        line = {
+            "kind": "validation",
+            "step": number,
+            "epoch": epoch,
+            **scores,
+            "validation_s": round(now - self._last, 3),
+        }
+        self._last, self._scores = now, {"epoch": epoch, **scores}
+        self._write(line)
+        organs = "  ".join(f"{organ} {_score(dsc)}" for organ, dsc in scores["dsc"].items())
+        text = f"epoch {epoch:g}: validation DSC {_score(scores['mean_dsc'])}  ({organs})  {now - self._begun:.0f} s"
+        self._console.print(text, highlight=False)
+
+    def end(self) -> None:
+        """Records the end and shows the last validation as a table."""
+        self.flush()
+        seconds = time.perf_counter() - self._begun
+        self._write({"kind": "end", "step": self._steps, "seconds": round(seconds, 2)})
+        if self._scores:
+            self._console.print(_closing_table(self._scores, seconds))
+
+    def _write(self, line: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+
+
+def describe(config: Config, inputs: Inputs, state: TrainState, compiled: Compiled, mesh: Mesh) -> dict[str, Any]:
+    """Collects what a reader of the run must know.
+
+    Args:
+        config: the run's configuration.
+        inputs: its cases.
+        state: the state before the first step.
+        compiled: the compiled step.
+        mesh: the devices.
+
+    Returns:
+        The facts, as JSON takes them; memory in bytes per device.
+    """
+    devices = mesh.devices.ravel()
+    memory = compiled.memory_analysis()
+    return {
+        "step": int(state.step),
+        "device": f"{devices.size} x {devices[0].device_kind}",
+        "parameters": count_parameters(state),
+        "objective": config.loss.objective,
+        "dataset": str(config.data.root),
+        "training_cases": len(inputs.training),
+        "validation_cases": len(inputs.validation),
+        "canvas": inputs.plan.canvas,
+        "dtype": config.model.dtype,
+        "argument_bytes": memory.argument_size_in_bytes if memory else None,
+        "temporary_bytes": memory.temp_size_in_bytes if memory else None,
+        "versions": {name: version(name) for name in VERSIONS},
+        "platform": jax.default_backend(),
+    }
+
+
+def _bar(console: Console) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console, transient=True)
+
+
+def _start_text(facts: Mapping[str, Any]) -> str:
+    memory = "memory unknown"
+    if facts["temporary_bytes"] is not None:
+        gigabytes = (facts["argument_bytes"] + facts["temporary_bytes"]) / GIBIBYTE
+        memory = f"{gigabytes:.2f} GiB per step and device"
+    canvas = " x ".join(map(str, facts["canvas"]))
+    return (
+        f"{facts['objective']} on {facts['device']} ({facts['platform']}, {facts['dtype']}): "
+        f"{facts['parameters']:,} parameters, canvas {canvas}, {facts['training_cases']} training and "
+        f"{facts['validation_cases']} validation cases, {memory}, compiled in {facts['compile_s']:.1f} s"
+    )
+
+
+def _closing_table(scores: Mapping[str, Any], seconds: float) -> Table:
+    table = Table(title=f"Validation DSC after epoch {scores['epoch']:g}, {seconds / 60:.1f} minutes of training")
+    table.add_column("organ")
+    table.add_column("DSC", justify="right")
+    for organ, dsc in scores["dsc"].items():
+        table.add_row(organ, _score(dsc))
+    table.add_row("mean over organs", _score(scores["mean_dsc"]), style="bold")
+    return table
+
+
+def _score(dsc: float | None) -> str:
+    return "-" if dsc is None else f"{dsc:.3f}"
