@@ -297,7 +297,7 @@ def marginal_logits(logits: jax.Array, labelled: jax.Array) -> jax.Array:
         `[b, *space, c]`, to be given to any loss; the logits themselves where all classes are drawn.
     """
     drawn = labelled.reshape(labelled.shape[0], *(1,) * (logits.ndim - 2), labelled.shape[1])
-    classes = jnp.arange(logits.shape[-1])
+    classes = jnp.arange(logits.shape[-1]).reshape(*(1,) * (logits.ndim - 1), -1)
     merged = jnp.where(drawn & (classes > 0), -jnp.inf, logits)
     background = jax.nn.logsumexp(merged, axis=-1, keepdims=True)
     kept = jnp.where(drawn, logits, jnp.finfo(logits.dtype).min / 2)

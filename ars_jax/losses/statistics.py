@@ -85,6 +85,7 @@ def overlap_statistics(
     return _sum_slabs(edges, from_probabilities, logits, labels, where)
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _sum_slabs(
     edges: tuple[Edges, ...], from_probabilities: bool, logits: jax.Array, labels: jax.Array, where: jax.Array | None
 ) -> OverlapStatistics:

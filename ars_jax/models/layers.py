@@ -28,6 +28,7 @@ class Convolution(nn.Module):
         features: output channels.
         kernel_size: odd side of the kernel.
         use_bias: adds a bias; a bias in front of batch normalisation has no gradient but rounding noise.
+        bias_init: what the bias starts from.
         form: how it is computed; `"auto"` chooses by device and shape.
         dtype: type of the computation; parameters are float32.
     """
@@ -35,6 +36,7 @@ class Convolution(nn.Module):
     features: int
     kernel_size: int = 5
     use_bias: bool = False
+    bias_init: nn.initializers.Initializer = nn.initializers.zeros
     form: Form = "auto"
     dtype: DTypeLike = jnp.float32
 
@@ -45,7 +47,7 @@ class Convolution(nn.Module):
         kernel = self.param("kernel", nn.initializers.he_normal(), shape)
         y = convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.form)
         if self.use_bias:
-            y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+            y = y + self.param("bias", self.bias_init, (self.features,)).astype(self.dtype)
         return y
 
 
