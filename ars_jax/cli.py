@@ -87,12 +87,13 @@ def _check(arguments: Namespace, console: Console) -> None:
     with _bar(console, "checking") as update:
         faults = check_dataset(dataset, update)
     for fault in faults:
-        console.print(f"{fault.severity}: {fault}", markup=False, soft_wrap=True)
+        console.print(str(fault), markup=False, soft_wrap=True)
     organs = ", ".join(dataset.labels)
     wrong = sum(fault.severity == "error" for fault in faults)
     console.print(
         f"{dataset.root} ({dataset.layout}): {len(dataset.cases)} cases; {organs}; "
-        f"{wrong} errors, {len(faults) - wrong} warnings"
+        f"{wrong} errors, {len(faults) - wrong} warnings",
+        soft_wrap=True,
     )
     if arguments.repair is not None:
         with _bar(console, "repairing") as update:

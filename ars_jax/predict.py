@@ -118,8 +118,7 @@ def predict_array(network: Network, image: np.ndarray) -> np.ndarray:
     plan = network.plan
     if plan.patch is not None:
         return _predict_by_window(network, image, plan.patch)
-    # Every case that fits the canvas has its shape, so that one compilation serves them all.
-    shape = np.maximum(padded_shape(image.shape, plan.multiple), plan.canvas or (1, 1, 1))
+    shape = np.maximum(padded_shape(image.shape, plan.multiple), plan.whole or (1, 1, 1))
     padded = pad_to(image, tuple(map(int, shape)), fill_value(image))
     labels = _labels(network.model, network.params, network.batch_stats, padded[None, ..., None])
     return unpad(np.asarray(labels[0]), image.shape)

@@ -18,7 +18,7 @@ from ars_jax.errors import UserError
 FORMAT_VERSION = 1
 """To be raised when the same plan and sources give other arrays than before."""
 
-_NOT_IN_ARRAYS = ("pairs", "multiple", "canvas", "patch")
+_NOT_IN_ARRAYS = ("pairs", "multiple", "canvas", "whole", "patch")
 _UNREADABLE = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error)
 
 
@@ -32,7 +32,7 @@ def cache_key(case: Case, labels: Mapping[str, int], plan: Plan) -> str:
     Args:
         case: image and label sources.
         labels: organ names and their values on disk, in channel order.
-        plan: canvas, patch, multiple and pairs do not enter, because the arrays do not depend on them.
+        plan: canvas, whole, patch, multiple and pairs do not enter, because the arrays do not depend on them.
 
     Returns:
         16 hexadecimal digits.

@@ -34,6 +34,8 @@ class Plan:
         window: lowest and highest value in image units; read by intensity "window" only.
         multiple: every side that the network sees is a multiple of this (16 for a V-Net with four halvings).
         canvas: voxels z, y, x of training samples; None until the training cases are known (`complete_plan`).
+        whole: voxels z, y, x to which smaller volumes are padded at prediction, so that one compilation serves them
+            all; None until the training cases are known.
         patch: voxels z, y, x of the sliding window at prediction; None predicts the whole volume at once.
 
     Raises:
@@ -51,6 +53,7 @@ class Plan:
     window: tuple[float, float] | None = None
     multiple: int = 16
     canvas: tuple[int, int, int] | None = None
+    whole: tuple[int, int, int] | None = None
     patch: tuple[int, int, int] | None = None
 
     def __post_init__(self) -> None:
@@ -201,11 +204,11 @@ def _check_sides(plan: Plan) -> None:
         raise UserError("crop_margin_mm", found=plan.crop_margin_mm, wanted="0 or more", fix="give millimetres")
     if plan.multiple < 1:
         raise UserError("multiple", found=plan.multiple, wanted="1 or more", fix="16 suits a V-Net")
-    for key in ("spacing", "shape", "canvas", "patch"):
+    for key in ("spacing", "shape", "canvas", "whole", "patch"):
         sides = getattr(plan, key)
         if sides is not None and not (len(sides) == 3 and all(side > 0 for side in sides)):
             raise UserError(key, found=sides, wanted="three positive numbers z, y, x", fix="mend the numbers")
-    for key in ("canvas", "patch"):
+    for key in ("canvas", "whole", "patch"):
         sides = getattr(plan, key) or ()
         if any(side % plan.multiple for side in sides):
             fix = f"for example {[-(-side // plan.multiple) * plan.multiple for side in sides]}"

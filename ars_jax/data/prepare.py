@@ -133,18 +133,17 @@ def prepare_dataset(
 
 
 def complete_plan(plan: Plan, paths: Iterable[Path]) -> Plan:
-    """Fills in the canvas from the prepared training cases, unless the plan has one.
+    """Fills in what follows from the prepared training cases: the whole volumes' shape and, unless given, the canvas.
 
     Args:
         plan: as configured.
         paths: prepared training cases.
 
     Returns:
-        The plan with a canvas; the cache made with the plan stays valid.
+        The plan with `whole` and `canvas`; the cache made with the plan stays valid.
     """
-    if plan.canvas is not None:
-        return plan
-    return replace(plan, canvas=canvas_for([sample_shape(path) for path in paths], plan.multiple))
+    whole = canvas_for([sample_shape(path) for path in paths], plan.multiple)
+    return replace(plan, whole=whole, canvas=plan.canvas or whole)
 
 
 def restore_label(array: np.ndarray, prepared: Geometry, original: Geometry) -> Volume:

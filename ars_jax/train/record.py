@@ -87,7 +87,7 @@ class Recorder(AbstractContextManager["Recorder"]):
         def finish(facts: dict[str, Any]) -> None:
             facts = {**facts, "compile_s": round(time.perf_counter() - started, 2)}
             self._write({"kind": "start", **facts})
-            self._console.print(_start_text(facts), highlight=False)
+            self._console.print(_start_text(facts), highlight=False, soft_wrap=True)
 
         yield finish
 
@@ -155,7 +155,7 @@ class Recorder(AbstractContextManager["Recorder"]):
         self._write(line)
         organs = "  ".join(f"{organ} {_score(dsc)}" for organ, dsc in scores["dsc"].items())
         text = f"epoch {epoch:g}: validation DSC {_score(scores['mean_dsc'])}  ({organs})  {now - self._begun:.0f} s"
-        self._console.print(text, highlight=False)
+        self._console.print(text, highlight=False, soft_wrap=True)
 
     def end(self) -> None:
         """Records the end and shows the last validation as a table."""
@@ -163,7 +163,9 @@ class Recorder(AbstractContextManager["Recorder"]):
         seconds = time.perf_counter() - self._begun
         self._write({"kind": "end", "step": self._steps, "seconds": round(seconds, 2)})
         if self._scores:
-            self._console.print(_closing_table(self._scores, seconds))
+            when = f"after epoch {self._scores['epoch']:g}, {seconds / 60:.1f} minutes of training"
+            self._console.print(f"validation {when}:", highlight=False, soft_wrap=True)
+            self._console.print(_closing_table(self._scores))
 
     def _write(self, line: Mapping[str, Any]) -> None:
         self._file.write(json.dumps(line) + "\n")
@@ -220,8 +222,8 @@ def _start_text(facts: Mapping[str, Any]) -> str:
     )
 
 
-def _closing_table(scores: Mapping[str, Any], seconds: float) -> Table:
-    table = Table(title=f"Validation DSC after epoch {scores['epoch']:g}, {seconds / 60:.1f} minutes of training")
+def _closing_table(scores: Mapping[str, Any]) -> Table:
+    table = Table()
     table.add_column("organ")
     table.add_column("DSC", justify="right")
     for organ, dsc in scores["dsc"].items():

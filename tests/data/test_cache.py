@@ -42,8 +42,10 @@ def test_the_canvas_does_not_make_the_cache_stale(tmp_path):
     case = written(tmp_path)
     paths = prepare_dataset([case], LABELS, PLAN, tmp_path / "cache")
     complete = complete_plan(PLAN, paths)
-    assert complete.canvas == (16, 32, 32)
-    assert complete_plan(complete, []) == complete
+    assert complete.canvas == complete.whole == (16, 32, 32)
+    assert complete_plan(complete, paths) == complete
+    smaller = dataclasses.replace(PLAN, canvas=(16, 16, 16))
+    assert complete_plan(smaller, paths) == dataclasses.replace(smaller, whole=(16, 32, 32))
     assert (
         prepare_dataset([case], LABELS, dataclasses.replace(complete, patch=(16, 16, 16)), tmp_path / "cache") == paths
     )
