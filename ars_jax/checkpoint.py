@@ -38,6 +38,11 @@ def checkpoints(folder: Path) -> Iterator[Checkpoints]:
         yield manager
 
 
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a folder holds a finished checkpoint; what a kill left behind does not count."""
+    return folder.is_dir() and any(entry.name.isdigit() for entry in folder.iterdir())
+
+
 def save(manager: Checkpoints, step: int, items: Mapping[str, Any], meta: Mapping[str, Any], mean_dsc: float) -> None:
     """Saves in the background; the arrays may be donated as soon as this returns.
 

@@ -44,8 +44,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except _DataFaultsError:
         return 1
+    except OSError as error:
+        errors.print(
+            f"ars-jax: {error.filename or 'a file'}: found {error.strerror or error}; fix: check path and rights"
+        )
+        return 2
     except KeyboardInterrupt:
-        errors.print("ars-jax: interrupted; a training goes on from its newest checkpoint with --resume")
+        hint = "; with --resume it goes on from its newest checkpoint" if words[:1] == ["train"] else ""
+        errors.print(f"ars-jax: interrupted{hint}")
         return 130
     return 0
 
@@ -55,20 +61,19 @@ class _DataFaultsError(Exception):
 
 
 def _demo(arguments: Namespace, console: Console) -> None:
+    from ars_jax.checkpoint import has_checkpoint
     from ars_jax.data.phantom import write_phantoms
     from ars_jax.train.loop import train
 
     out: Path = arguments.out
     run = out / "run"
-    if run.exists():
-        raise UserError(
-            run, found="an earlier demo", wanted="a new folder", fix=f"remove it, or --out OTHER than {out}"
-        )
-    console.print(f"demo: {DEMO_CASES} phantoms to train on and {DEMO_TEST_CASES} unseen ones to score, in {out}")
-    write_phantoms(out / "phantoms", DEMO_CASES, seed=0)
-    write_phantoms(out / "unseen", DEMO_TEST_CASES, seed=1)
     config = preset("demo", ["--data.root", str(out / "phantoms"), "--run.dir", str(run), *arguments.options])
-    train(config, console=console)
+    console.print(f"demo: {DEMO_CASES} phantoms to train on and {DEMO_TEST_CASES} unseen ones to score, in {out}")
+    for name, count, seed in (("phantoms", DEMO_CASES, 0), ("unseen", DEMO_TEST_CASES, 1)):
+        if not (out / name / "dataset.json").is_file():
+            write_phantoms(out / name, count, seed=seed)
+    # A demo that was interrupted, or is run again, goes on where it was.
+    train(config, resume=has_checkpoint(run / "checkpoints"), console=console)
     _evaluate_run(run, console, root=out / "unseen", out=run / "evaluation")
     _report(Namespace(runs=[run], out=out / "report"), console)
 
@@ -125,19 +130,26 @@ def _predict(arguments: Namespace, console: Console) -> None:
 
 def _evaluate(arguments: Namespace, console: Console) -> None:
     folders = (arguments.predictions, arguments.references)
-    if arguments.run is not None and folders == (None, None):
+    if arguments.run is not None and (folders != (None, None) or arguments.labels):
+        _refuse("RUN together with --predictions, --references or --labels")
+    if arguments.run is not None:
         _evaluate_run(arguments.run, console, arguments.data, arguments.out, arguments.convention, arguments.checkpoint)
         return
-    if arguments.run is not None or None in folders:
-        found, wanted = "other arguments", "either RUN, or --predictions DIR and --references DIR"
-        raise UserError("ars-jax evaluate", found=found, wanted=wanted, fix="see ars-jax evaluate --help")
+    if None in folders or arguments.data is not None:
+        _refuse("no RUN, and not both of --predictions and --references (which take no --data)")
     from ars_jax.evaluate import evaluate_folders, write_tables
 
     with _bar(console, "scoring") as update:
         rows = evaluate_folders(*folders, labels=arguments.labels, convention=arguments.convention, progress=update)
-    out = arguments.out or arguments.predictions
-    write_tables(out, rows)
-    _show(rows, f"{arguments.predictions} against {arguments.references}", out, console)
+    if arguments.out is not None:
+        about = {"predictions": str(arguments.predictions), "references": str(arguments.references)}
+        write_tables(arguments.out, rows, about)
+    _show(rows, f"{arguments.predictions} against {arguments.references}", arguments.out, console)
+
+
+def _refuse(found: str) -> None:
+    wanted = "either RUN, or --predictions DIR and --references DIR"
+    raise UserError("ars-jax evaluate", found=found, wanted=wanted, fix="see ars-jax evaluate --help")
 
 
 def _evaluate_run(
@@ -148,23 +160,22 @@ def _evaluate_run(
     convention: Convention = "paper-boundary",
     checkpoint: Literal["best", "newest"] = "best",
 ) -> None:
-    """Scores a run on its validation cases, or on all labelled cases of another data set."""
-    from ars_jax.data.layouts import find_dataset
+    """Scores a run on its validation cases, or on the cases of another data set that it was not trained on."""
     from ars_jax.evaluate import evaluate_cases
     from ars_jax.predict import load_network
-    from ars_jax.train.inputs import find_cases
+    from ars_jax.train.inputs import scored_cases
 
     config = _run_config(run)
     network = load_network(run, config, checkpoint)
-    if root is None:
-        dataset, _, cases = find_cases(config)
-    else:
-        dataset = find_dataset(root, layout=config.data.layout, labels=config.data.labels)
-        cases = tuple(case for case in dataset.cases if case.labelled)
+    dataset, cases, left_out = scored_cases(run, config, root)
+    role = "validation" if root is None else "unseen"
+    about = {"data": str(dataset.root.absolute()), "cases": role, "checkpoint": checkpoint}
     out = out or run / "evaluation"
     with _bar(console, "evaluating") as update:
-        rows = evaluate_cases(network, cases, dataset.labels, out, convention=convention, progress=update)
-    _show(rows, f"{run} on {len(cases)} cases of {dataset.root}", out, console)
+        rows = evaluate_cases(network, cases, dataset.labels, out, convention=convention, about=about, progress=update)
+    _show(rows, f"{run}, {checkpoint} checkpoint, {len(cases)} {role} cases of {dataset.root}", out, console)
+    if left_out:
+        console.print(f"left out {left_out} cases that the run was trained on", soft_wrap=True)
 
 
 def _report(arguments: Namespace, console: Console) -> None:
@@ -181,11 +192,12 @@ def _run_config(run: Path) -> Config:
     return read_config(path)
 
 
-def _show(rows: list, title: str, out: Path, console: Console) -> None:
+def _show(rows: list, title: str, out: Path | None, console: Console) -> None:
     from ars_jax.metrics.table import render, summarise
 
     console.print(render(summarise(rows), title))
-    console.print(f"tables in {out}")
+    if out is not None:
+        console.print(f"tables in {out}", markup=False, soft_wrap=True)
 
 
 @contextmanager
@@ -230,12 +242,19 @@ def _predict_arguments(parser: ArgumentParser) -> None:
 
 def _evaluate_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("run", type=Path, nargs="?", default=None, help="folder of a run: predict and score its cases")
-    parser.add_argument("--data", type=Path, default=None, help="another data set than the run's validation cases")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=None,
+        help="another data set than the run's validation cases; trained ones are left out",
+    )
     parser.add_argument("--predictions", type=Path, default=None, help="folder of label maps, instead of a run")
     parser.add_argument("--references", type=Path, default=None, help="folder of label maps of equal names")
     parser.add_argument("--labels", type=dict[str, int], default=None, help="organs and values, e.g. '{\"Liver\": 1}'")
     parser.add_argument("--convention", type=Convention, default="paper-boundary", help="of HD95 and ASD")
-    parser.add_argument("--out", type=Path, default=None, help="folder for the tables")
+    parser.add_argument(
+        "--out", type=Path, default=None, help="folder for the tables; of a run by default its folder evaluation"
+    )
     _add_checkpoint(parser)
 
 

@@ -230,6 +230,7 @@ def check_config(config: Config) -> None:
             0 < config.data.validation_fraction < 1,
             "0 to 1",
         ),
+        ("data.split_seed", config.data.split_seed, config.data.split_seed >= 0, "at least 0"),
         ("augment.translate", augment.translate, 0 <= augment.translate < 1, "at least 0 and below 1"),
         ("augment.scale", augment.scale, 0 < augment.scale[0] <= augment.scale[1], "0 < smallest <= largest"),
         ("augment.intensity_scale", augment.intensity_scale, 0 <= augment.intensity_scale < 1, "0 to below 1"),
@@ -257,7 +258,8 @@ def check_config(config: Config) -> None:
     )
     for key, found, holds, wanted in rules:
         if not holds:
-            raise UserError(key, found=found, wanted=wanted, fix=f"mend it in the configuration or with --{key}")
+            options = " and ".join(f"--{name}" for name in key.split(", "))
+            raise UserError(key, found=found, wanted=wanted, fix=f"mend it in the configuration or with {options}")
 
 
 def make_plan(config: Config, labels: tuple[str, ...], multiple: int) -> Plan:
@@ -275,6 +277,13 @@ def make_plan(config: Config, labels: tuple[str, ...], multiple: int) -> Plan:
         UserError: values that contradict each other.
     """
     return Plan(labels=labels, pairs=config.data.pairs, multiple=multiple, **dataclasses.asdict(config.prepare))
+
+
+def with_absolute_paths(config: Config) -> Config:
+    """Makes the paths of a configuration independent of the working folder, so that a run is found from anywhere."""
+    cache = config.data.cache and config.data.cache.absolute()
+    data = dataclasses.replace(config.data, root=config.data.root.absolute(), cache=cache)
+    return dataclasses.replace(config, data=data, run=RunConfig(config.run.dir.absolute()))
 
 
 def to_dict(config: object) -> object:
@@ -339,7 +348,7 @@ def preset(name: str, options: Sequence[str] = ()) -> Config:
     """
     package = Path(__file__).parent
     # In a checkout the presets lie beside the package; a wheel carries them inside.
-    folder = next(place for place in (package.parent / "configs", package / "configs") if place.is_dir())
+    folder = next(place for place in (package / "configs", package.parent / "configs") if place.is_dir())
     return read_config(folder / f"{name}.yaml", options)
 
 
@@ -359,19 +368,20 @@ def as_user_error(words: Sequence[str]) -> Iterator[None]:
     try:
         yield
     except ArgumentError as error:
-        text = " ".join(str(error).split())
+        text = re.sub(r"<class '([^']+)'>", r"\1", " ".join(str(error).split()))
         command = f"ars-jax {words[0]}" if words and not words[0].startswith("-") else "ars-jax train"
         fix = f"see {command} --help"
+        if missing := re.search(r"File does not exist: '(.*)'", text):
+            raise UserError(missing[1], found="no such file", wanted="a YAML file", fix="check the path") from error
         if value := re.search(r'key "([^"]+)": Expected an? (?:typing\.Literal)?(.+)\. Got value: (.*)', text):
             raise UserError(value[1], found=value[3], wanted=value[2], fix=fix) from error
         if union := re.search(r'key "([^"]+)": Does not validate.*Subtypes: \[(.*)\] Errors.*Given value: (.*)', text):
-            wanted = re.sub(r"<class '([^']+)'>", r"\1", union[2])
-            raise UserError(union[1], found=union[3], wanted=f"one of {wanted}", fix=fix) from error
+            raise UserError(union[1], found=union[3], wanted=f"one of {union[2]}", fix=fix) from error
         if unknown := re.search(r"(?:does not accept option|[Kk]ey|[Uu]nrecognized arguments:) '?\"?([-\w.]+)", text):
             close = difflib.get_close_matches(unknown[1].lstrip("-"), _keys(), 1, 0.4)
             hint = f"did you mean {close[0]}? {fix}" if close and close[0] != unknown[1] else fix
             raise UserError(unknown[1], found=text, wanted="a key of the configuration", fix=hint) from error
-        raise UserError(command, found=text, wanted="valid arguments", fix=fix) from error
+        raise UserError("ars-jax", found=text, wanted="valid arguments", fix="see ars-jax --help") from error
 
 
 def _config_parser() -> ArgumentParser:

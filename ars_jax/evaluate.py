@@ -1,17 +1,22 @@
 """Scoring label maps against references, case by case, in millimetres on the images' own grids."""
 
-import json
+import shutil
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ars_jax.data.labels import channel_numbers, checked_labels, read_json
-from ars_jax.data.layouts import Case, read_label
-from ars_jax.data.plan import written_atomically
-from ars_jax.data.volumes import READABLE, Volume, map_to, mismatches, read_volume, write_volume
+from ars_jax.data.layouts import Case
+from ars_jax.data.prepare import read_case_label
+from ars_jax.data.volumes import READABLE, Volume, mismatches, read_volume, write_volume
 from ars_jax.errors import UserError
+from ars_jax.files import write_json
+from ars_jax.metrics import table
 from ars_jax.metrics.surface import Convention
-from ars_jax.metrics.table import Row, evaluate_case, write_csv, write_json
+from ars_jax.metrics.table import Row, evaluate_case
 from ars_jax.predict import Network, predict_volume, write_labels
+
+PREDICTIONS, REFERENCES, UNLABELLED = "predictions", "references", "unlabelled.json"
 
 Progress = Callable[[int, int, str], None]
 
@@ -23,6 +28,7 @@ def evaluate_cases(
     out: Path,
     *,
     convention: Convention = "paper-boundary",
+    about: Mapping[str, str | int] | None = None,
     progress: Progress | None = None,
 ) -> list[Row]:
     """Predicts cases and scores them on the grids of their images.
@@ -31,9 +37,10 @@ def evaluate_cases(
         network: from `predict.load_network`.
         cases: with labels.
         labels: the data set's organs and their values on disk, the network's organs in the same order.
-        out: gets table.csv, table.json, cases.json, and the label maps predictions/CASE.nii.gz and
-            references/CASE.nii.gz.
+        out: gets table.csv, table.json, cases.json and the folders predictions and references of label maps, which
+            replace those of an earlier evaluation when all cases are done.
         convention: of the surface distances.
+        about: what is scored, for table.json.
         progress: called after every case with the number done, the number of all and the name.
 
     Returns:
@@ -47,25 +54,45 @@ def evaluate_cases(
         fix = "evaluate on a data set of the same organs"
         raise UserError("labels", found=tuple(labels), wanted=organs, fix=fix)
     rows, files = [], []
-    for case in cases:
-        volume = read_volume(case.image)
-        reference = map_to(read_label(case, labels, volume.geometry), volume.geometry)
-        prediction = predict_volume(network, volume, case.image)
-        labelled = [True, *(organ not in case.unlabelled for organ in organs)]
-        spacing = volume.geometry.spacing
-        rows += evaluate_case(case.name, prediction.array, reference.array, spacing, organs, labelled, convention)
-        paths = {kind: f"{out.name}/{kind}s/{case.name}.nii.gz" for kind in ("prediction", "reference")}
-        for kind, label in (("prediction", prediction), ("reference", reference)):
-            write_volume(out / f"{kind}s" / f"{case.name}.nii.gz", label)
-        files.append({"case": case.name, "image": str(case.image.absolute()), **paths})
-        if progress is not None:
-            progress(len(files), len(cases), case.name)
-    for kind in ("predictions", "references"):
-        write_labels(out / kind, organs)
-    with written_atomically(out / "cases.json") as temporary:
-        temporary.write_text(json.dumps(files, indent=2) + "\n", encoding="utf-8")
-    write_tables(out, rows)
+    with tempfile.TemporaryDirectory(prefix=".evaluation-", dir=_made(out)) as name:
+        staging = Path(name)
+        for case in cases:
+            volume = read_volume(case.image)
+            reference = read_case_label(case, labels, volume.geometry)
+            prediction = predict_volume(network, volume, case.image)
+            labelled = [True, *(organ not in case.unlabelled for organ in organs)]
+            spacing = volume.geometry.spacing
+            rows += evaluate_case(case.name, prediction.array, reference.array, spacing, organs, labelled, convention)
+            write_volume(staging / PREDICTIONS / f"{case.name}.nii.gz", prediction)
+            write_volume(staging / REFERENCES / f"{case.name}.nii.gz", reference)
+            files.append(
+                {
+                    "case": case.name,
+                    "image": str(case.image.absolute()),
+                    "prediction": f"{out.name}/{PREDICTIONS}/{case.name}.nii.gz",
+                    "reference": f"{out.name}/{REFERENCES}/{case.name}.nii.gz",
+                }
+            )
+            if progress is not None:
+                progress(len(files), len(cases), case.name)
+        for folder in (PREDICTIONS, REFERENCES):
+            write_labels(staging / folder, organs)
+        write_json(staging / REFERENCES / UNLABELLED, {c.name: c.unlabelled for c in cases if c.unlabelled})
+        for folder in (PREDICTIONS, REFERENCES):
+            shutil.rmtree(out / folder, ignore_errors=True)
+            (staging / folder).replace(out / folder)
+    write_json(out / "cases.json", files)
+    write_tables(out, rows, about)
     return rows
+
+
+def _made(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        found, wanted = error.strerror or error, "a folder that can be written"
+        raise UserError(folder, found=found, wanted=wanted, fix="choose another --out") from error
+    return folder
 
 
 def evaluate_folders(
@@ -80,7 +107,7 @@ def evaluate_folders(
 
     Args:
         predictions: label maps; further ones than the references' are not scored.
-        references: label maps, each on the grid of its prediction.
+        references: label maps, each on the grid of its prediction; unlabelled.json may name organs that were not drawn.
         labels: organs and their values in both folders; by default each folder's labels.json, or the other's.
         convention: of the surface distances.
         progress: called after every case with the number done, the number of all and the name.
@@ -102,6 +129,7 @@ def evaluate_folders(
     if prediction_table is None or reference_table is None:
         fix = "give --labels '{\"Organ\": 1}' or put such a labels.json into one of them"
         raise UserError(f"{predictions}, {references}", found="no labels.json", wanted="organ names", fix=fix)
+    undrawn = read_json(references / UNLABELLED) if (references / UNLABELLED).is_file() else {}
     rows = []
     for done, (name, path) in enumerate(referenced.items(), start=1):
         reference = _read_map(path, reference_table, reference_table)
@@ -114,18 +142,18 @@ def evaluate_folders(
                 fix="predict on the grid of the reference's image",
             )
         spacing = reference.geometry.spacing
-        rows += evaluate_case(
-            name, prediction.array, reference.array, spacing, tuple(reference_table), convention=convention
-        )
+        organs = tuple(reference_table)
+        labelled = [True, *(organ not in undrawn.get(name, ()) for organ in organs)]
+        rows += evaluate_case(name, prediction.array, reference.array, spacing, organs, labelled, convention)
         if progress is not None:
             progress(done, len(referenced), name)
     return rows
 
 
-def write_tables(out: Path, rows: Sequence[Row]) -> None:
+def write_tables(out: Path, rows: Sequence[Row], about: Mapping[str, str | int] | None = None) -> None:
     """Writes table.csv and table.json into a folder."""
-    write_csv(out / "table.csv", rows)
-    write_json(out / "table.json", rows)
+    table.write_csv(out / "table.csv", rows)
+    table.write_json(out / "table.json", rows, about)
 
 
 def label_maps(folder: Path) -> dict[str, Path]:

@@ -1,7 +1,6 @@
 """From a trained run and an image to a label map on the image's own grid."""
 
 import itertools
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,10 +14,11 @@ import numpy as np
 
 from ars_jax.checkpoint import Which, checkpoints, find_step, restore
 from ars_jax.config import Config, ModelConfig
-from ars_jax.data.plan import Plan, read_plan, written_atomically
+from ars_jax.data.plan import Plan, read_plan
 from ars_jax.data.prepare import fill_value, pad_to, padded_shape, prepare_image, restore_label, unpad
-from ars_jax.data.volumes import READABLE, WRITABLE, Volume, read_volume, write_volume
+from ars_jax.data.volumes import READABLE, WRITABLE, Volume, read_geometry, read_volume, write_volume
 from ars_jax.errors import UserError
+from ars_jax.files import write_json
 from ars_jax.mesh import make_mesh, replicated
 from ars_jax.models import VNet
 
@@ -189,26 +189,30 @@ def predict_files(
         The written label maps, in the order of the images.
 
     Raises:
-        UserError: two images of one name, or an image that cannot be read or prepared.
+        UserError: two images of one name, an image that cannot be read or prepared, or one that lies where its label
+            map would be written; all headers are read before anything is written.
     """
-    written = []
-    for image, name in zip(images, output_names(images), strict=True):
-        volume = predict_volume(network, read_volume(image), image)
-        suffix = next((end for end in WRITABLE if image.name.lower().endswith(end)), ".nii.gz")
-        path = out / f"{name}{suffix}"
-        write_volume(path, volume)
-        written.append(path)
-        if progress is not None:
-            progress(len(written), len(images), name)
+    paths = [out / f"{name}{_output_suffix(image)}" for image, name in zip(images, output_names(images), strict=True)]
+    for image, path in zip(images, paths, strict=True):
+        read_geometry(image)
+        if path.exists() and any(path.samefile(other) for other in images):
+            fix = "choose another folder for --out"
+            raise UserError(path, found="an image to predict", wanted="a place for its label map", fix=fix)
     write_labels(out, network.plan.labels)
-    return written
+    for done, (image, path) in enumerate(zip(images, paths, strict=True), start=1):
+        write_volume(path, predict_volume(network, read_volume(image), image))
+        if progress is not None:
+            progress(done, len(images), image.name)
+    return paths
+
+
+def _output_suffix(image: Path) -> str:
+    return next((end for end in WRITABLE if image.name.lower().endswith(end)), ".nii.gz")
 
 
 def write_labels(folder: Path, organs: Sequence[str]) -> None:
     """Writes `labels.json`, the names of the channel numbers in a folder of label maps."""
-    with written_atomically(folder / "labels.json") as temporary:
-        table = {organ: number for number, organ in enumerate(organs, start=1)}
-        temporary.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "labels.json", {organ: number for number, organ in enumerate(organs, start=1)})
 
 
 def output_names(images: Sequence[Path]) -> list[str]:

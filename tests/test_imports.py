@@ -14,18 +14,19 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 MAY_IMPORT = {
     "errors": set(),
+    "files": {"errors"},
     "losses": set(),
     "models": set(),
     "mesh": set(),
-    "data": {"errors"},
-    "metrics": {"errors"},
+    "data": {"errors", "files"},
+    "metrics": {"errors", "files"},
     "gradients": {"losses"},
     "config": {"errors", "data"},
     "checkpoint": {"errors"},
-    "predict": {"errors", "data", "models", "mesh", "config", "checkpoint"},
-    "evaluate": {"errors", "data", "metrics", "predict"},
-    "report": {"errors", "data", "metrics"},
-    "train": {"errors", "data", "losses", "metrics", "models", "mesh", "config", "checkpoint", "predict"},
+    "predict": {"errors", "files", "data", "models", "mesh", "config", "checkpoint"},
+    "evaluate": {"errors", "files", "data", "metrics", "predict"},
+    "report": {"errors", "files", "data", "metrics"},
+    "train": {"errors", "files", "data", "losses", "metrics", "models", "mesh", "config", "checkpoint", "predict"},
 }
 """For each room (a file or folder of the package) the other rooms it may import; a new room is entered here."""
 

@@ -1,6 +1,7 @@
 """Prepared cases on disk: one .npz per case, named by everything that its arrays depend on."""
 
 import dataclasses
+import glob
 import hashlib
 import json
 import re
@@ -12,10 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from ars_jax.data.layouts import Case
-from ars_jax.data.plan import Plan, Sample, written_atomically
+from ars_jax.data.plan import Plan, Sample
 from ars_jax.errors import UserError
+from ars_jax.files import written_atomically
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """To be raised when the same plan and sources give other arrays than before."""
 
 _NOT_IN_ARRAYS = ("pairs", "multiple", "canvas", "whole", "patch")
@@ -142,7 +144,13 @@ def _sources(case: Case) -> Iterator[tuple[str, Path]]:
 
 
 def _files(path: Path) -> list[Path]:
-    return sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
+    """The files whose bytes make a volume: a series' slices, or a file with the data files that its header names."""
+    if path.is_dir():
+        return sorted(file for file in path.iterdir() if file.is_file())
+    if path.suffix.lower() not in (".mhd", ".nhdr"):
+        return [path]
+    stem = path.name[: -len(path.suffix)]
+    return [path, *sorted(file for file in path.parent.glob(f"{glob.escape(stem)}.*") if file != path)]
 
 
 def _digest(path: Path) -> str:

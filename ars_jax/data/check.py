@@ -1,9 +1,6 @@
 """Faults of a data set, each named by file with its fix, and the repair of labels that lie on another grid."""
 
-import contextlib
-import json
 import os
-import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +16,7 @@ from ars_jax.data.labels import channel_numbers, mask_voxels
 from ars_jax.data.layouts import Case, Dataset
 from ars_jax.data.volumes import WRITABLE, Geometry, Volume, map_to, mismatches, read_volume, resample, write_volume
 from ars_jax.errors import UserError
+from ars_jax.files import write_json, written_atomically
 
 REPAIR = "resample the label to the image's grid by physical space: ars-jax check --repair DIR"
 """The fix of every fault that `repair_dataset` mends."""
@@ -130,8 +128,8 @@ def repair_dataset(dataset: Dataset, out: Path, progress: Callable[[int, int, st
         if progress:
             progress(done, len(dataset.cases), case.name)
     if unlabelled:
-        _write_json(out / "unlabelled.json", unlabelled)
-    _write_json(out / "labels.json", dict(dataset.labels))
+        write_json(out / "unlabelled.json", unlabelled)
+    write_json(out / "labels.json", dict(dataset.labels))
     return left
 
 
@@ -310,24 +308,5 @@ def _ending(path: Path) -> str:
 
 
 def _copy(source: Path, target: Path) -> None:
-    _write(target, lambda temporary: shutil.copyfile(source, temporary))
-
-
-def _write_json(path: Path, content: object) -> None:
-    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-    _write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
-
-def _write(path: Path, fill: Callable[[Path], object]) -> None:
-    temporary = path.with_name(f".tmp-{secrets.token_hex(4)}.{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fill(temporary)
-        os.replace(temporary, path)
-    except OSError as error:
-        found = (error.strerror or str(error)).lower()
-        fix = "check the folder, your rights and the free space"
-        raise UserError(path, found=found, wanted="a place that can be written", fix=fix) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+    with written_atomically(target) as temporary:
+        shutil.copyfile(source, temporary)

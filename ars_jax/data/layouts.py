@@ -156,13 +156,15 @@ def split_cases(
         Training cases and validation cases, in the file's order or sorted by name.
 
     Raises:
-        UserError: unknown names, a name given twice, or no case in one of the two.
+        UserError: unknown or unlabelled names, a name given twice, or no case in one of the two.
     """
     cases = {case.name: case for case in dataset.cases if case.labelled}
     if split is not None:
         path = dataset.root / split
         train, validation = _read_split(path, {case.name for case in dataset.cases})
-        train, validation = ([name for name in names if name in cases] for names in (train, validation))
+        if unlabelled := [name for name in (*train, *validation) if name not in cases]:
+            found, fix = f"cases without a label: {', '.join(unlabelled)}", "add their labels or take them off the list"
+            raise UserError(path, found=found, wanted="labelled cases", fix=fix)
         for key, names in (("train", train), ("validation", validation)):
             if not names:
                 raise UserError(f"{path}: {key}", found="no labelled case", wanted="at least one", fix="name some")

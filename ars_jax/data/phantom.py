@@ -7,8 +7,6 @@ dozen, and several borders differ by no more than 10 to 30 HU.
 """
 
 import itertools
-import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +15,8 @@ import numpy as np
 from scipy import ndimage
 
 from ars_jax.data.volumes import Geometry, Volume, write_volume
+from ars_jax.errors import UserError
+from ars_jax.files import write_json
 
 PHANTOM_LABELS: dict[str, int] = {
     "Brainstem": 1,
@@ -146,11 +146,15 @@ def write_phantoms(root: Path | str, count: int, seed: int = 0) -> Path:
 
     Returns:
         The folder.
+
+    Raises:
+        UserError: no case, a negative seed, or a place that cannot be written.
     """
+    if count < 1 or seed < 0:
+        found, wanted = f"{count} cases, seed {seed}", "at least 1 case and a seed of at least 0"
+        raise UserError("phantoms", found=found, wanted=wanted, fix="--cases 60 --seed 0")
     root = Path(root)
     training = []
-    for folder in ("imagesTr", "labelsTr"):
-        (root / folder).mkdir(parents=True, exist_ok=True)
     for index in range(count):
         name = f"phantom_{index:03d}.nii.gz"
         image, label = phantom_case((seed, index))
@@ -168,9 +172,7 @@ def write_phantoms(root: Path | str, count: int, seed: int = 0) -> Path:
         "training": training,
         "test": [],
     }
-    temporary = root / ".dataset.json.part"
-    temporary.write_text(json.dumps(description, indent=1) + "\n")
-    os.replace(temporary, root / "dataset.json")
+    write_json(root / "dataset.json", description)
     return root
 
 

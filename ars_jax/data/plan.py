@@ -2,10 +2,6 @@
 
 import dataclasses
 import json
-import os
-import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType, UnionType
@@ -14,6 +10,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import numpy as np
 
 from ars_jax.errors import UserError
+from ars_jax.files import write_json
 
 
 @dataclass(frozen=True)
@@ -86,8 +83,7 @@ def write_plan(path: str | Path, plan: Plan) -> None:
         path: the file, usually named plan.json.
         plan: the plan.
     """
-    with written_atomically(Path(path)) as temporary:
-        temporary.write_text(json.dumps(dataclasses.asdict(plan), indent=2) + "\n", encoding="utf-8")
+    write_json(Path(path), dataclasses.asdict(plan))
 
 
 def read_plan(path: str | Path) -> Plan:
@@ -116,32 +112,6 @@ def read_plan(path: str | Path) -> Plan:
             wanted = getattr(hint, "__name__", "") if isinstance(hint, type) else str(hint).replace("typing.", "")
             raise _plan_error(f"{path} {key}", json.dumps(values[key]), wanted) from None
     return Plan(**converted)
-
-
-@contextmanager
-def written_atomically(path: Path) -> Iterator[Path]:
-    """Gives a temporary name in the same folder and moves it to its place only if nothing was raised.
-
-    Args:
-        path: the file that is to be written; its folder is made.
-
-    Yields:
-        The temporary path to write to.
-
-    Raises:
-        UserError: the place cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        found, fix = error.strerror or error, "check folder, rights and free space"
-        raise UserError(path, found=found, wanted="a place that can be written", fix=fix) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
 
 
 def _read_object(path: Path) -> dict[str, Any]:

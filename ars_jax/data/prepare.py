@@ -77,19 +77,39 @@ def prepare_case(case: Case, labels: Mapping[str, int], plan: Plan) -> Sample:
     if case.label is None and not case.masks:
         raise UserError(f"case {case.name}", found="no label", wanted="a label map or masks", fix="add it, or the case")
     volume = read_volume(case.image)
-    label = read_label(case, labels, volume.geometry)
-    if differences := mismatches(label.geometry, volume.geometry):
+    label = read_case_label(case, labels, volume.geometry)
+    image, grid = prepare_image(volume, plan, f"case {case.name} ({case.image})")
+    prepared = resample(label, grid, interpolation="nearest", fill=0)
+    labelled = np.array([True, *(organ not in case.unlabelled for organ in labels)])
+    return Sample(case.name, image, prepared.array.astype(np.uint8, copy=False), labelled)
+
+
+def read_case_label(case: Case, labels: Mapping[str, int], geometry: Geometry) -> Volume:
+    """Reads a case's label map on its image's grid; organs that the case calls unlabelled are background in it.
+
+    Args:
+        case: with a label map or masks.
+        labels: organ names and their values on disk, in channel order.
+        geometry: the image's grid.
+
+    Returns:
+        uint8 channel numbers.
+
+    Raises:
+        UserError: no label, an unreadable file, an unknown value, or a label on another grid.
+    """
+    label = read_label(case, labels, geometry)
+    if differences := mismatches(label.geometry, geometry):
         raise UserError(
             f"case {case.name}",
             found="label with " + ", ".join(f"{item.kind} {item.found}" for item in differences),
             wanted="its image's " + ", ".join(f"{item.kind} {item.wanted}" for item in differences),
             fix="resample the label to the image's grid: ars-jax check --repair DIR",
         )
-    image, grid = prepare_image(volume, plan, f"case {case.name} ({case.image})")
+    undrawn = [channel for channel, organ in enumerate(labels, start=1) if organ in case.unlabelled]
+    array = np.where(np.isin(label.array, undrawn), 0, label.array).astype(np.uint8) if undrawn else label.array
     # The image's grid stands in for the label's, which may differ by the rounding of its header.
-    prepared = resample(Volume(label.array, volume.geometry), grid, interpolation="nearest", fill=0)
-    labelled = np.array([True, *(organ not in case.unlabelled for organ in labels)])
-    return Sample(case.name, image, prepared.array.astype(np.uint8, copy=False), labelled)
+    return Volume(array, geometry)
 
 
 def prepare_dataset(

@@ -141,7 +141,7 @@ def boundary(mask: np.ndarray) -> np.ndarray:
     Returns:
         Boolean array of the same shape.
     """
-    return mask & ~ndimage.binary_erosion(mask)
+    return mask & np.logical_not(ndimage.binary_erosion(mask))
 
 
 def _boundary(mask: np.ndarray, start: np.ndarray, spacing: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:

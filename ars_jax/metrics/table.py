@@ -3,8 +3,7 @@
 import csv
 import io
 import json
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -13,7 +12,9 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
+from ars_jax import files
 from ars_jax.errors import UserError
+from ars_jax.files import written_atomically
 from ars_jax.metrics.overlap import overlap_metrics
 from ars_jax.metrics.surface import Convention, bounding_box, check_convention, surface_metrics
 
@@ -272,27 +273,30 @@ def write_csv(path: Path | str, rows: Sequence[Row]) -> None:
     writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
     writer.writeheader()
     writer.writerows(asdict(row) for row in rows)
-    _replace(Path(path), text.getvalue())
+    with written_atomically(Path(path)) as temporary:
+        temporary.write_text(text.getvalue(), encoding="utf-8")
 
 
-def write_json(path: Path | str, rows: Sequence[Row]) -> None:
-    """Writes rows and their summary as JSON: `{"convention", "rows", "summary"}`; undefined values are null.
+def write_json(path: Path | str, rows: Sequence[Row], about: Mapping[str, str | int] | None = None) -> None:
+    """Writes rows and their summary as JSON: `{"about", "convention", "rows", "summary"}`; undefined values are null.
 
     Args:
         path: file to write; replaced only when the new one is complete.
         rows: rows to write, all of one convention.
+        about: what was scored, such as the data set and the checkpoint.
 
     Raises:
         UserError: there is no row, or the rows mix conventions.
     """
     summary = summarise(rows)
     content = {
+        "about": dict(about or {}),
         "convention": summary.convention,
         "units": {"hd95_mm": "mm", "asd_mm": "mm", "volume_prediction_ml": "ml", "volume_reference_ml": "ml"},
         "rows": [asdict(row) for row in rows],
         "summary": asdict(summary),
     }
-    _replace(Path(path), json.dumps(content, indent=1, allow_nan=False) + "\n")
+    files.write_json(Path(path), content)
 
 
 def read_json(path: Path | str) -> list[Row]:
@@ -321,16 +325,6 @@ def read_json(path: Path | str) -> list[Row]:
         if row.status not in get_args(Status):
             raise UserError(path, found=f"status {row.status}", wanted=", ".join(get_args(Status)), fix=fix)
     return rows
-
-
-def _replace(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def render(summary: Summary, title: str) -> Table:

@@ -4,8 +4,8 @@ import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
-from ars_jax.data.plan import written_atomically
 from ars_jax.errors import UserError
+from ars_jax.files import written_atomically
 from ars_jax.report.runs import read_runs
 
 
@@ -26,7 +26,7 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
     """
     for library in ("matplotlib", "jinja2"):
         if importlib.util.find_spec(library) is None:
-            fix = "pip install 'ars_jax[plots]'"
+            fix = "install ars_jax with its extra `plots`, or pip install matplotlib jinja2"
             raise UserError("ars-jax report", found=f"no {library}", wanted="matplotlib and jinja2", fix=fix)
     # Imported only now because it needs both libraries, which are extras.
     from ars_jax.report.render import render_page

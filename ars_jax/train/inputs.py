@@ -1,20 +1,25 @@
 """From the configuration to prepared cases: finding, splitting, preparing, and the plan that fits them."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ars_jax.config import Config, make_plan
-from ars_jax.data.augment import Augmentation
-from ars_jax.data.cache import load_sample
+from ars_jax.data.augment import X_AXIS, Augmentation
+from ars_jax.data.cache import cache_key, load_sample
+from ars_jax.data.labels import read_json
 from ars_jax.data.layouts import Case, Dataset, find_dataset, split_cases
-from ars_jax.data.plan import Plan, Sample
+from ars_jax.data.plan import Plan, Sample, read_plan
 from ars_jax.data.prepare import complete_plan, prepare_dataset
+from ars_jax.errors import UserError
+from ars_jax.files import write_json
 from ars_jax.models import STRIDE
 
 Progress = Callable[[int, int, str], None]
+Split = Mapping[str, Mapping[str, str]]
 
 
 @dataclass(frozen=True)
@@ -26,12 +31,14 @@ class Inputs:
         training: prepared training cases.
         validation: prepared validation cases.
         partly_labelled: whether some training case says that an organ was not drawn.
+        split: "train" and "validation", each the names of its cases with the hash of what they were prepared from.
     """
 
     plan: Plan
     training: tuple[Sample, ...]
     validation: tuple[Sample, ...]
     partly_labelled: bool
+    split: Split
 
 
 def find_cases(config: Config) -> tuple[Dataset, tuple[Case, ...], tuple[Case, ...]]:
@@ -79,7 +86,68 @@ def prepare_inputs(config: Config, progress: Progress | None = None) -> Inputs:
     samples = tuple(load_sample(path) for path in paths)
     train_samples, validation_samples = samples[: len(training)], samples[len(training) :]
     partly = not all(np.all(sample.labelled) for sample in train_samples)
-    return Inputs(plan, train_samples, validation_samples, partly)
+    split = {
+        role: {case.name: cache_key(case, dataset.labels, plan) for case in cases}
+        for role, cases in (("train", training), ("validation", validation))
+    }
+    return Inputs(plan, train_samples, validation_samples, partly, split)
+
+
+def write_split(path: Path, split: Split) -> None:
+    """Writes which cases train and which validate, as JSON."""
+    write_json(path, split)
+
+
+def read_split(path: Path) -> Split:
+    """Reads what `write_split` wrote.
+
+    Args:
+        path: split.json of a run.
+
+    Returns:
+        "train" and "validation", each names with hashes.
+
+    Raises:
+        UserError: no such file, or another one.
+    """
+    split = read_json(path)
+    if not (isinstance(split, dict) and all(isinstance(split.get(role), dict) for role in ("train", "validation"))):
+        wanted = '{"train": {"case": "hash"}, "validation": ...}'
+        raise UserError(path, found="something else", wanted=wanted, fix="restore the file that training wrote")
+    return split
+
+
+def scored_cases(run: Path, config: Config, root: Path | None) -> tuple[Dataset, tuple[Case, ...], int]:
+    """Finds the cases that a run may honestly be scored on.
+
+    Args:
+        run: the run's folder.
+        config: its configuration.
+        root: another data set than the run's own; its cases that the run was trained on are left out, by content.
+
+    Returns:
+        The data set, the run's validation cases or the other data set's labelled cases, and how many were left out.
+
+    Raises:
+        UserError: a validation case is not there any more, or no case is left.
+    """
+    split = read_split(run / "split.json")
+    if root is None:
+        dataset = find_dataset(config.data.root, layout=config.data.layout, labels=config.data.labels)
+        known = {case.name: case for case in dataset.cases if case.labelled}
+        if missing := [name for name in split["validation"] if name not in known]:
+            found = f"no labelled case {', '.join(missing)}"
+            fix = "restore them, or score another data set with --data DIR"
+            raise UserError(dataset.root, found=found, wanted="the run's validation cases", fix=fix)
+        return dataset, tuple(known[name] for name in split["validation"]), 0
+    dataset, plan = find_dataset(root, labels=config.data.labels), read_plan(run / "plan.json")
+    labelled = [case for case in dataset.cases if case.labelled]
+    trained = set(split["train"].values())
+    cases = tuple(case for case in labelled if cache_key(case, dataset.labels, plan) not in trained)
+    if not cases:
+        found = f"{len(labelled)} labelled cases, of which the run was trained on all"
+        raise UserError(root, found=found, wanted="cases that it has not seen", fix="leave out --data, or name others")
+    return dataset, cases, len(labelled) - len(cases)
 
 
 def make_augmentation(config: Config, plan: Plan) -> Augmentation:
@@ -91,10 +159,35 @@ def make_augmentation(config: Config, plan: Plan) -> Augmentation:
 
     Returns:
         The augmentation.
+
+    Raises:
+        UserError: the left-right axis is flipped, but an organ with a mirror image in the plan has no pair.
     """
+    if config.augment.flip[X_AXIS]:
+        _check_pairs(plan)
     channel = {organ: number for number, organ in enumerate(plan.labels, start=1)}
     swap = tuple((channel[left], channel[right]) for left, right in plan.pairs)
     augment = config.augment
     return Augmentation(
         augment.flip, augment.translate, augment.scale, augment.intensity_shift, augment.intensity_scale, swap
     )
+
+
+def _check_pairs(plan: Plan) -> None:
+    """Raises where a flip along x would leave a left organ called left."""
+    paired = {organ for pair in plan.pairs for organ in pair}
+    by_name = {organ.lower(): organ for organ in plan.labels}
+    for organ in plan.labels:
+        other = by_name.get(_mirror(organ))
+        if other is not None and other != organ and not {organ, other} <= paired:
+            fix = f"--data.pairs '[[{organ}, {other}]]', or do not flip the last of augment.flip"
+            raise UserError(
+                "data.pairs", found=f"a flip along x, {organ} and {other} unpaired", wanted="pairs", fix=fix
+            )
+
+
+def _mirror(organ: str) -> str:
+    """Returns the other side's organ in lower case; the same organ if its name tells no side."""
+    sides = {"l": "r", "r": "l", "left": "right", "right": "left"}
+    words = re.split(r"([\W_]+)", organ.lower())
+    return "".join(sides.get(word, word) for word in words)

@@ -10,19 +10,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import yaml
 from jax.stages import Compiled
 from rich.console import Console
 
-from ars_jax.checkpoint import Checkpoints, checkpoints, find_step, restore, save
-from ars_jax.config import Config, check_config, to_dict, to_yaml
+from ars_jax.checkpoint import Checkpoints, checkpoints, find_step, has_checkpoint, restore, save
+from ars_jax.config import Config, check_config, read_config, to_dict, to_yaml, with_absolute_paths
 from ars_jax.data.loader import Batch, batches, batches_per_epoch
-from ars_jax.data.plan import write_plan, written_atomically
+from ars_jax.data.plan import read_plan, write_plan
 from ars_jax.errors import UserError
+from ars_jax.files import written_atomically
+from ars_jax.losses import region_edges
 from ars_jax.mesh import Mesh, by_batch, make_mesh, put_batch, replicated
 from ars_jax.models import VNet
 from ars_jax.predict import Network, make_model
-from ars_jax.train.inputs import Inputs, find_cases, make_augmentation, prepare_inputs
+from ars_jax.train.inputs import Inputs, find_cases, make_augmentation, prepare_inputs, read_split, write_split
 from ars_jax.train.record import Recorder, describe, preparation_progress
 from ars_jax.train.state import TrainState, create_state
 from ars_jax.train.step import make_loss, make_optimizer, train_step
@@ -70,11 +71,15 @@ def train(config: Config, *, resume: bool = False, console: Console | None = Non
         UserError: a faulty configuration or data set, a run folder that is taken, or a loss that is not finite.
     """
     console = console or Console(quiet=True)
+    config = with_absolute_paths(config)
     _check_run(config, resume)
     with preparation_progress(console) as update:
         inputs = prepare_inputs(config, update)
     setup = _set_up(config, inputs)
-    _write_setup(config, inputs)
+    if resume:
+        _check_same_inputs(config.run.dir, inputs)
+    else:
+        _write_setup(config, inputs)
     with (
         checkpoints(config.run.dir / "checkpoints") as manager,
         Recorder(config.run.dir / "metrics.jsonl", console, setup.per_epoch, setup.steps) as recorder,
@@ -110,7 +115,18 @@ def _set_up(config: Config, inputs: Inputs) -> Setup:
     per_epoch = batches_per_epoch(len(inputs.training), config.train.batch_size)
     steps = config.train.epochs * per_epoch
     model = make_model(config.model, len(inputs.plan.labels) + 1)
+    _check_regions(config, inputs)
     return Setup(config, inputs, make_mesh(), model, make_optimizer(config.optim, steps), per_epoch, steps)
+
+
+def _check_regions(config: Config, inputs: Inputs) -> None:
+    try:
+        region_edges(inputs.plan.canvas or (), grid=config.loss.grid, region_size=config.loss.region_size)
+    except ValueError as error:
+        wanted = f"regions that fit the canvas {inputs.plan.canvas}"
+        raise UserError(
+            "loss.grid, loss.region_size", found=error, wanted=wanted, fix="choose fewer regions"
+        ) from error
 
 
 def _create(setup: Setup) -> TrainState:
@@ -144,6 +160,8 @@ def _batches(setup: Setup, start: int) -> Any:
         canvas=_canvas(setup),
         augmentation=make_augmentation(setup.config, setup.inputs.plan),
         start=start,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
     )
 
 
@@ -185,13 +203,13 @@ def _check_run(config: Config, resume: bool) -> None:
         raise UserError("train.batch_size", found=config.train.batch_size, wanted=wanted, fix=f"for example {devices}")
     folder = config.run.dir
     saved = folder / "config.yaml"
-    trained = (folder / "checkpoints").is_dir() and any((folder / "checkpoints").iterdir())
+    trained = has_checkpoint(folder / "checkpoints")
     if trained and not resume:
         raise UserError(folder, found="a run", wanted="a new folder", fix="--run.dir NEW, or --resume to go on")
     if resume and not (trained and saved.is_file()):
         raise UserError(folder, found="no checkpoint", wanted="a run to go on with", fix="leave out --resume")
     if resume:
-        _check_same(saved, yaml.safe_load(saved.read_text(encoding="utf-8")), to_dict(config))
+        _check_same(saved, to_dict(read_config(saved)), to_dict(config))
     find_cases(config)
 
 
@@ -211,3 +229,16 @@ def _write_setup(config: Config, inputs: Inputs) -> None:
     with written_atomically(config.run.dir / "config.yaml") as temporary:
         temporary.write_text(to_yaml(config), encoding="utf-8")
     write_plan(config.run.dir / "plan.json", inputs.plan)
+    write_split(config.run.dir / "split.json", inputs.split)
+
+
+def _check_same_inputs(folder: Path, inputs: Inputs) -> None:
+    """Raises where the cases are not those that the run was begun with."""
+    plan, split = read_plan(folder / "plan.json"), read_split(folder / "split.json")
+    for role in ("train", "validation"):
+        if split[role] != inputs.split[role]:
+            changed = sorted(name for name, _ in {*split[role].items()} ^ {*inputs.split[role].items()})
+            found = f"other {role} cases than the run began with: {', '.join(dict.fromkeys(changed))}"
+            raise UserError(folder, found=found, wanted="the same cases, unchanged", fix="restore them, or train anew")
+    if plan != inputs.plan:
+        raise UserError(folder / "plan.json", found="another plan", wanted="the run's own", fix="restore it")

@@ -109,7 +109,7 @@ def test_worst_median_and_best_of_the_first_run_are_shown(runs: tuple[Path, Path
 
 
 def test_page_needs_nothing_from_outside(both: Page, runs: tuple[Path, Path], tmp_path: Path) -> None:
-    text = write_report(runs, tmp_path).read_text()
+    text = write_report(runs, tmp_path).read_text(encoding="utf-8")
     assert not re.search(r"https?:|//[a-z]|@import|url\(", text)
     assert not {"script", "link", "iframe", "object"} & set(both.elements)
     assert len(both.pictures) == 5
@@ -191,7 +191,7 @@ def test_case_whose_image_has_gone_is_named_and_the_rest_stays(tmp_path: Path) -
 
 def test_labels_on_another_grid_than_the_image_are_not_drawn(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", cases=("a",), epochs=5)
-    entries = json.loads((run / "evaluation" / "cases.json").read_text())
+    entries = json.loads((run / "evaluation" / "cases.json").read_text(encoding="utf-8"))
     other = make_run(tmp_path / "other", cases=("a",), epochs=5) / "evaluation" / "flipped.nii.gz"
     volume = read_volume(entries[0]["prediction"])
     write_volume(other, Volume(volume.array, replace(volume.geometry, origin=(0.0, 9.0, 0.0))))
@@ -204,7 +204,7 @@ def test_labels_on_another_grid_than_the_image_are_not_drawn(tmp_path: Path) -> 
 def test_missing_library_is_one_line(library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == library else real(name))
-    with pytest.raises(UserError, match=rf"no {library}.*pip install 'ars_jax\[plots\]'"):
+    with pytest.raises(UserError, match=rf"no {library}.*pip install matplotlib jinja2"):
         write_report([tmp_path], tmp_path / "out")
 
 
@@ -213,7 +213,7 @@ def test_place_that_cannot_be_written_is_a_user_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match="can be written"):
         write_report([run], tmp_path / "file")
-    assert (tmp_path / "file").read_text() == "in the way"
+    assert (tmp_path / "file").read_text(encoding="utf-8") == "in the way"
 
 
 def test_numbers_that_are_not_finite_leave_a_gap(tmp_path: Path) -> None:

@@ -1,0 +1,51 @@
+"""Writing files whole or not at all."""
+
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ars_jax.errors import UserError
+
+
+@contextmanager
+def written_atomically(path: Path) -> Iterator[Path]:
+    """Gives a temporary name in the same folder and moves it to its place only if nothing was raised.
+
+    Args:
+        path: the file that is to be written; its folder is made.
+
+    Yields:
+        The temporary path to write to.
+
+    Raises:
+        UserError: the place cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        found, fix = error.strerror or error, "check folder, rights and free space"
+        raise UserError(path, found=found, wanted="a place that can be written", fix=fix) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def write_json(path: Path, content: object) -> None:
+    """Writes strict JSON, whole or not at all.
+
+    Args:
+        path: the file; its folder is made.
+        content: what JSON takes; NaN and infinity are not JSON.
+
+    Raises:
+        UserError: the place cannot be written.
+    """
+    with written_atomically(path) as temporary:
+        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
