@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -56,6 +57,7 @@ class Recorder(AbstractContextManager["Recorder"]):
     def __init__(self, path: Path, console: Console, per_epoch: int, steps: int) -> None:
         self._console, self._per_epoch, self._steps = console, per_epoch, steps
         path.parent.mkdir(parents=True, exist_ok=True)
+        _drop_cut_line(path)
         self._file = path.open("a", encoding="utf-8")
         self._progress = _bar(console)
         self._task = self._progress.add_task("compiling", total=None)
@@ -202,6 +204,13 @@ def describe(config: Config, inputs: Inputs, state: TrainState, compiled: Compil
         "versions": {name: version(name) for name in VERSIONS},
         "platform": jax.default_backend(),
     }
+
+
+def _drop_cut_line(path: Path) -> None:
+    """Cuts off a last line that a kill left without its end: what is appended would else continue it."""
+    if path.exists():
+        content = path.read_bytes()
+        os.truncate(path, content.rfind(b"\n") + 1)
 
 
 def _bar(console: Console) -> Progress:
