@@ -221,16 +221,12 @@ def check_config(config: Config) -> None:
     Raises:
         UserError: the first key that is out of its range.
     """
-    model, loss, optim, train, augment = config.model, config.loss, config.optim, config.train, config.augment
+    data, augment, model, loss = config.data, config.augment, config.model, config.loss
+    optim, train = config.optim, config.train
     division = (loss.grid is None) != (loss.region_size is None)
     rules: tuple[tuple[str, object, bool, str], ...] = (
-        (
-            "data.validation_fraction",
-            config.data.validation_fraction,
-            0 < config.data.validation_fraction < 1,
-            "0 to 1",
-        ),
-        ("data.split_seed", config.data.split_seed, config.data.split_seed >= 0, "at least 0"),
+        ("data.validation_fraction", data.validation_fraction, 0 < data.validation_fraction < 1, "0 to 1"),
+        ("data.split_seed", data.split_seed, data.split_seed >= 0, "at least 0"),
         ("augment.translate", augment.translate, 0 <= augment.translate < 1, "at least 0 and below 1"),
         ("augment.scale", augment.scale, 0 < augment.scale[0] <= augment.scale[1], "0 < smallest <= largest"),
         ("augment.intensity_scale", augment.intensity_scale, 0 <= augment.intensity_scale < 1, "0 to below 1"),
@@ -241,12 +237,7 @@ def check_config(config: Config) -> None:
         ("loss.grid, loss.region_size", (loss.grid, loss.region_size), division, "one of them, the other null"),
         ("loss.region_weight", loss.region_weight, loss.region_weight >= 0, "at least 0"),
         ("loss.cross_entropy_weight", loss.cross_entropy_weight, loss.cross_entropy_weight >= 0, "at least 0"),
-        (
-            "loss.a, loss.b",
-            (loss.a, loss.b),
-            loss.a >= 0 and loss.b >= 0 and loss.a + loss.b > 0,
-            "at least 0, not both 0",
-        ),
+        ("loss.a, loss.b", (loss.a, loss.b), min(loss.a, loss.b) >= 0 < loss.a + loss.b, "at least 0, not both 0"),
         ("loss.eps", loss.eps, loss.eps > 0, "above 0"),
         ("optim.learning_rate", optim.learning_rate, optim.learning_rate > 0, "above 0"),
         ("optim.warmup", optim.warmup, 0 <= optim.warmup < 1, "at least 0 and below 1"),
@@ -312,6 +303,9 @@ def build_config(arguments: Namespace) -> Config:
     """Makes the configuration from parsed options."""
     parser = _config_parser()
     names = [field.name for field in dataclasses.fields(Config)]
+    for name in names:
+        if not isinstance(arguments[name], Namespace):
+            raise UserError(name, found=arguments[name], wanted="a table of keys", fix="give it keys or leave it out")
     return Config(**{name: parser.instantiate(arguments)[name] for name in names})
 
 
@@ -369,19 +363,35 @@ def as_user_error(words: Sequence[str]) -> Iterator[None]:
         yield
     except ArgumentError as error:
         text = re.sub(r"<class '([^']+)'>", r"\1", " ".join(str(error).split()))
+        text = re.sub(r"Group '([^']+)' does not accept option '", r"does not accept option '\1.", text)
         command = f"ars-jax {words[0]}" if words and not words[0].startswith("-") else "ars-jax train"
         fix = f"see {command} --help"
         if missing := re.search(r"File does not exist: '(.*)'", text):
             raise UserError(missing[1], found="no such file", wanted="a YAML file", fix="check the path") from error
+        if broken := re.search(r"(?:Problems parsing|Unexpected) config:(.*)", text):
+            found, wanted = broken[1].strip() or "an empty file", "YAML with keys of the configuration"
+            raise UserError(_config_file(words), found=found, wanted=wanted, fix="correct the file") from error
+        if needed := re.search(r"arguments are required: (.*)", text):
+            names = needed[1].replace(f"{words[0]}.", "")
+            raise UserError(names, found="nothing", wanted="a value", fix=fix) from error
         if value := re.search(r'key "([^"]+)": Expected an? (?:typing\.Literal)?(.+)\. Got value: (.*)', text):
             raise UserError(value[1], found=value[3], wanted=value[2], fix=fix) from error
         if union := re.search(r'key "([^"]+)": Does not validate.*Subtypes: \[(.*)\] Errors.*Given value: (.*)', text):
             raise UserError(union[1], found=union[3], wanted=f"one of {union[2]}", fix=fix) from error
-        if unknown := re.search(r"(?:does not accept option|[Kk]ey|[Uu]nrecognized arguments:) '?\"?([-\w.]+)", text):
+        if unknown := re.search(
+            r"(?:does not accept option|Option|[Kk]ey|[Uu]nrecognized arguments:) '?\"?([-\w.]+)", text
+        ):
             close = difflib.get_close_matches(unknown[1].lstrip("-"), _keys(), 1, 0.4)
             hint = f"did you mean {close[0]}? {fix}" if close and close[0] != unknown[1] else fix
             raise UserError(unknown[1], found=text, wanted="a key of the configuration", fix=hint) from error
         raise UserError("ars-jax", found=text, wanted="valid arguments", fix="see ars-jax --help") from error
+
+
+def _config_file(words: Sequence[str]) -> str:
+    """The last file that the words name as configuration."""
+    pairs = [f"{first}={second}" for first, second in zip(words, [*words[1:], ""], strict=True) if first == "--config"]
+    named = [word for word in (*words, *pairs) if word.startswith("--config=")]
+    return named[-1].removeprefix("--config=") if named else "the configuration"
 
 
 def _config_parser() -> ArgumentParser:
