@@ -1,0 +1,176 @@
+"""Every form of a layer is the same sum, with the same parameters."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from ars_jax.models import Convolution, Downsampling, PReLU, Upsampling, VNet, convolve
+from ars_jax.models.layers import FOLD_CHANNELS, MATMUL_VOXELS, Form
+from tests.small_runs import quick_compilation
+
+FORMS: tuple[Form, ...] = ("native", "depth_sum", "depth_fold", "matmul")
+SHAPES = {
+    "one channel": (2, 4, 5, 6, 1),
+    "channels": (1, 3, 4, 5, 3),
+    "flat": (1, 2, 4, 3, 2),
+    "plane": (1, 1, 3, 4, 1),
+}
+LAYER = ("NDHWC", "DHWIO", "NDHWC")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with quick_compilation(tmp_path_factory.getbasetemp()):
+        yield
+
+
+def arrays(shape: tuple[int, ...], side: int, features: int = 2) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """An input, a kernel and the slope of some loss by the output."""
+    rng = np.random.default_rng(sum(shape) + side)
+    draws = (shape, (side, side, side, shape[-1], features), (*shape[:-1], features))
+    x, kernel, slope = (rng.normal(size=size).astype(np.float32) for size in draws)
+    return x, kernel, slope
+
+
+def with_gradients(function: Callable[..., jax.Array], *arguments: np.ndarray, slope: np.ndarray) -> list[np.ndarray]:
+    """The output and the gradients by both arguments."""
+
+    @jax.jit
+    def run(*inputs: jax.Array) -> tuple[jax.Array, ...]:
+        y, pull = jax.vjp(function, *inputs)
+        return y, *pull(slope)
+
+    return [np.asarray(array) for array in run(*arguments)]
+
+
+def assert_equal(found: list[np.ndarray], wanted: list[np.ndarray]) -> None:
+    for what, one, other in zip(("value", "by input", "by kernel"), found, wanted, strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-5 * np.abs(other).max(), err_msg=what)
+
+
+@pytest.mark.parametrize("side", [1, 3, 5])
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_all_forms_give_the_same_values_and_gradients(shape: tuple[int, ...], side: int) -> None:
+    """Also where the volume is thinner than the kernel."""
+    x, kernel, slope = arrays(shape, side)
+    native, *others = (with_gradients(partial(convolve, form=form), x, kernel, slope=slope) for form in FORMS)
+    for form, found in zip(FORMS[1:], others, strict=True):
+        assert found[0].dtype == np.float32, form
+        assert_equal(found, native)
+
+
+def test_the_native_form_is_a_correlation_with_zeros_around() -> None:
+    """Against scipy, one pair of channels at a time."""
+    x, kernel, _ = arrays(SHAPES["channels"], 3)
+    expected = np.zeros((*x.shape[:-1], kernel.shape[-1]))
+    for batch, channel, feature in np.ndindex(x.shape[0], x.shape[-1], kernel.shape[-1]):
+        volume, taps = x[batch, ..., channel], kernel[..., channel, feature]
+        expected[batch, ..., feature] += ndimage.correlate(volume, taps, mode="constant")
+    np.testing.assert_allclose(convolve(jnp.asarray(x), jnp.asarray(kernel), "native"), expected, atol=1e-5)
+
+
+def test_downsampling_is_a_strided_convolution() -> None:
+    rng = np.random.default_rng(0)
+    x, kernel, slope = (
+        rng.normal(size=size).astype(np.float32) for size in ((2, 4, 6, 2, 3), (2, 2, 2, 3, 5), (2, 2, 3, 1, 5))
+    )
+
+    def layer(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return jnp.asarray(Downsampling(5).apply({"params": {"kernel": kernel}}, x))
+
+    def reference(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return jax.lax.conv_general_dilated(x, kernel, (2, 2, 2), "VALID", dimension_numbers=LAYER)
+
+    assert_equal(with_gradients(layer, x, kernel, slope=slope), with_gradients(reference, x, kernel, slope=slope))
+
+
+def test_upsampling_is_a_transposed_convolution() -> None:
+    """The transposed convolution of jax reads its kernel from the far end."""
+    rng = np.random.default_rng(1)
+    x, kernel, slope = (
+        rng.normal(size=size).astype(np.float32) for size in ((2, 2, 3, 1, 3), (2, 2, 2, 3, 5), (2, 4, 6, 2, 5))
+    )
+
+    def layer(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return jnp.asarray(Upsampling(5).apply({"params": {"kernel": kernel}}, x))
+
+    def reference(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        flipped = jnp.flip(kernel, (0, 1, 2))
+        return jax.lax.conv_transpose(x, flipped, (2, 2, 2), "SAME", dimension_numbers=LAYER)
+
+    assert_equal(with_gradients(layer, x, kernel, slope=slope), with_gradients(reference, x, kernel, slope=slope))
+
+
+def test_upsampling_is_the_transpose_of_downsampling() -> None:
+    """<down(x), y> = <x, up(y)> with the kernel's channels exchanged."""
+    rng = np.random.default_rng(2)
+    x, y, kernel = (
+        rng.normal(size=size).astype(np.float32) for size in ((1, 4, 4, 2, 3), (1, 2, 2, 1, 5), (2,) * 3 + (3, 5))
+    )
+    down = Downsampling(5).apply({"params": {"kernel": kernel}}, x)
+    up = Upsampling(3).apply({"params": {"kernel": kernel.swapaxes(3, 4)}}, y)
+    np.testing.assert_allclose(np.sum(np.asarray(down) * y), np.sum(x * np.asarray(up)), rtol=1e-5)
+
+
+def test_prelu_has_one_slope_per_channel() -> None:
+    x = jnp.asarray([[-2.0, -2.0], [3.0, 3.0], [0.0, -0.0]])
+    y, variables = PReLU().init_with_output(jax.random.key(0), x)
+    np.testing.assert_array_equal(variables["params"]["slope"], [0.25, 0.25])
+    np.testing.assert_array_equal(y, [[-0.5, -0.5], [3, 3], [0, 0]])
+    np.testing.assert_array_equal(
+        PReLU().apply({"params": {"slope": jnp.asarray([0.0, 1.0])}}, x), [[0, -2], [3, 3], [0, 0]]
+    )
+
+
+def shapes_of(model: Any, shape: tuple[int, ...], **options: Any) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Names, shapes and types of a module's variables; nothing is computed."""
+    x = jax.ShapeDtypeStruct(shape, jnp.float32)
+    variables = jax.eval_shape(lambda key, x: model.init(key, x, **options), jax.random.key(0), x)
+    leaves = jax.tree_util.tree_leaves_with_path(variables)
+    return {jax.tree_util.keystr(path): (leaf.shape, str(leaf.dtype)) for path, leaf in leaves}
+
+
+def test_parameters_do_not_depend_on_the_form() -> None:
+    """So that a network trained on one kind of device predicts on another."""
+    layers = [shapes_of(Convolution(4, 3, use_bias=True, form=form), (1, 4, 4, 4, 2)) for form in get_args(Form)]
+    assert all(layer == layers[0] for layer in layers)
+    assert layers[0] == {
+        "['params']['bias']": ((4,), "float32"),
+        "['params']['kernel']": ((3, 3, 3, 2, 4), "float32"),
+    }
+    network = VNet(2, base_channels=2, kernel_size=3)
+    native = shapes_of(network.clone(form="native"), (1, 16, 16, 16, 1), train=False)
+    assert shapes_of(network, (1, 16, 16, 16, 1), train=False) == native
+
+
+def ranks_of_convolutions(*shapes: tuple[int, ...]) -> set[int]:
+    """How many axes the convolutions have that the automatic form chooses; 0 stands for none at all."""
+    program = jax.make_jaxpr(lambda x, kernel: convolve(x, kernel))(
+        *(jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes)
+    )
+    found = {equation.invars[0].aval.ndim for equation in program.eqns if "conv" in equation.primitive.name}
+    return found or {0}
+
+
+LARGE = (1, 8, 8, 8, FOLD_CHANNELS + 1)
+FEW_CHANNELS = (1, 8, 8, 8, FOLD_CHANNELS)
+SMALL = (1, 5, 5, MATMUL_VOXELS // 25, 8)
+
+
+@pytest.mark.parametrize("shape", [LARGE, FEW_CHANNELS, SMALL], ids=["large", "few channels", "small"])
+@pytest.mark.parametrize("device", ["gpu", "tpu"])
+def test_off_the_cpu_the_automatic_form_is_native(monkeypatch: pytest.MonkeyPatch, device: str, shape: tuple) -> None:
+    monkeypatch.setattr(jax, "default_backend", lambda: device)
+    assert ranks_of_convolutions(shape, (3, 3, 3, shape[-1], 2)) == {5}
+
+
+@pytest.mark.parametrize(("shape", "rank"), [(LARGE, 4), (FEW_CHANNELS, 4), (SMALL, 0)])
+def test_on_a_cpu_no_convolution_has_three_spatial_axes(shape: tuple[int, ...], rank: int) -> None:
+    """XLA's own is several times slower there."""
+    assert ranks_of_convolutions(shape, (3, 3, 3, shape[-1], 2)) == {rank}

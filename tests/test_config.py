@@ -1,0 +1,266 @@
+"""The configuration: files, presets and options give the same schema, and every fault names its key."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import yaml
+
+from ars_jax.config import (
+    AugmentConfig,
+    Config,
+    DataConfig,
+    LossConfig,
+    ModelConfig,
+    Objective,
+    OptimConfig,
+    PrepareConfig,
+    RunConfig,
+    TrainConfig,
+    check_config,
+    make_plan,
+    preset,
+    read_config,
+    to_dict,
+    to_yaml,
+)
+from ars_jax.errors import UserError
+from ars_jax.train.step import make_loss
+
+PRESETS = ("ct", "demo", "hippocampus", "openkbp")
+CONFIGS = Path(__file__).parents[1] / "configs"
+PLACES: dict[str, Any] = {"data": {"root": "somewhere"}, "run": {"dir": "run"}}
+SMALLEST = Config(DataConfig(Path("somewhere")), RunConfig(Path("run")))
+OTHER = Config(
+    data=DataConfig(
+        root=Path("/data/a set: 1"),
+        layout="pddca",
+        labels={"Yes": 1, "null": 2, "1": 3, "a: b": 4, "Niere": 5, "été": 6},
+        pairs=(("Yes", "null"), ("1", "a: b")),
+        split=Path("split.json"),
+        validation_fraction=0.25,
+        split_seed=3,
+        cache=Path("cache"),
+    ),
+    run=RunConfig(Path("runs/new")),
+    prepare=PrepareConfig(
+        crop="body",
+        crop_threshold=-300.5,
+        crop_margin_mm=0.0,
+        spacing=(2.5, 1.0, 1.0),
+        intensity="window",
+        window=(-200.0, 400.0),
+        canvas=(32, 48, 64),
+        patch=(16, 16, 16),
+    ),
+    augment=AugmentConfig((True, False, True), 0.1, (0.5, 2.0), 0.3, 0.2),
+    model=ModelConfig(base_channels=4, kernel_size=3, dropout=0.5, dtype="bfloat16"),
+    loss=LossConfig(
+        objective="baseline+rs",
+        region_weight=1e-5,
+        cross_entropy_weight=0.0,
+        cross_entropy_reduction="sum",
+        grid=None,
+        region_size=(8, 9, 10),
+        a=0.0,
+        b=1.0,
+        adaptive_gradient="stop",
+        absent="count",
+        reduction="sum",
+        eps=1e-12,
+    ),
+    optim=OptimConfig(learning_rate=1e-4, schedule="constant", warmup=0.0, clip_norm=1.0),
+    train=TrainConfig(epochs=3, batch_size=2, validate_every=1, seed=7),
+)
+
+
+def written(folder: Path, content: object) -> Path:
+    path = folder / "config.yaml"
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+    return path
+
+
+def test_a_file_needs_only_the_places(tmp_path: Path) -> None:
+    assert read_config(written(tmp_path, PLACES)) == SMALLEST
+
+
+def test_numbers_may_be_written_with_an_exponent(tmp_path: Path) -> None:
+    """PyYAML alone reads 1e-3 as text."""
+    assert yaml.safe_load("1e-3") == "1e-3"
+    text = "{data: {root: a}, run: {dir: b}, optim: {learning_rate: 1e-3}, loss: {eps: 1E-6, region_weight: 2}}"
+    config = read_config(written(tmp_path, text))
+    found = (config.optim.learning_rate, config.loss.eps, config.loss.region_weight)
+    assert found == (0.001, 1e-6, 2.0)
+    assert all(type(number) is float for number in found)
+    assert read_config(written(tmp_path, PLACES), ["--optim.learning_rate=1e-3"]).optim.learning_rate == 0.001
+
+
+@pytest.mark.parametrize("config", [SMALLEST, OTHER], ids=["defaults", "nothing at its default"])
+def test_what_is_written_is_read_again(tmp_path: Path, config: Config) -> None:
+    assert read_config(written(tmp_path, to_yaml(config))) == config
+
+
+def test_the_other_configuration_has_no_default() -> None:
+    """Else the test above would not see a key that is lost."""
+    for section in dataclasses.fields(Config):
+        values, defaults = getattr(OTHER, section.name), getattr(SMALLEST, section.name)
+        for field in dataclasses.fields(values):
+            single = section.name == "prepare" and field.name == "shape"  # exclusive with spacing
+            single = single or (section.name == "model" and field.name == "variant")  # has one choice
+            assert single or getattr(values, field.name) != getattr(defaults, field.name), field.name
+
+
+def test_a_plain_copy_holds_what_json_holds() -> None:
+    def plain(value: object) -> bool:
+        if isinstance(value, dict):
+            return all(isinstance(key, str) and plain(item) for key, item in value.items())
+        return all(map(plain, value)) if isinstance(value, list) else isinstance(value, str | int | float | None)
+
+    assert plain(to_dict(OTHER))
+
+
+def test_options_win_over_the_file_and_later_options_over_earlier_ones(tmp_path: Path) -> None:
+    path = written(tmp_path, PLACES | {"train": {"epochs": 5, "seed": 2}, "loss": {"grid": [1, 2, 3]}})
+    options = ["--train.epochs=6", "--train.epochs", "7", "--loss.grid=null", "--loss.region_size=[4,5,6]"]
+    config = read_config(path, [*options, "--augment.flip=[true,false,true]", "--data.labels={A: 3}"])
+    assert (config.train.epochs, config.train.seed) == (7, 2)
+    assert (config.loss.grid, config.loss.region_size) == (None, (4, 5, 6))
+    assert (config.augment.flip, config.data.labels) == ((True, False, True), {"A": 3})
+
+
+@pytest.mark.parametrize("objective", get_args(Objective))
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_take_every_objective(name: str, objective: Objective) -> None:
+    config = preset(name, ["--data.root=a", "--run.dir=b", "--loss.objective", objective])
+    check_config(config)
+    assert config.loss.objective == objective
+    assert callable(make_loss(config.loss))
+    assert config.data.root == Path("a")
+    organs = tuple(config.data.labels or {organ: 1 for pair in config.data.pairs for organ in pair}) or ("Organ",)
+    plan = make_plan(config, organs, 16)
+    assert (plan.labels, plan.pairs, plan.canvas) == (organs, config.data.pairs, config.prepare.canvas)
+
+
+def test_every_file_of_the_folder_is_a_preset() -> None:
+    assert sorted(path.stem for path in CONFIGS.glob("*.yaml")) == sorted(PRESETS)
+
+
+FAULTS = {
+    "unknown key": ({"loss": {"grids": 2}}, "loss.grids", "did you mean loss.grid?"),
+    "unknown section": ({"los": {"grid": 2}}, "los.grid", "did you mean loss.grid?"),
+    "text for a number": ({"train": {"epochs": "many"}}, "train.epochs", "found many; wanted int;"),
+    "fraction for a whole number": ({"train": {"seed": 1.5}}, "train.seed", "found 1.5; wanted int;"),
+    "text for a float": ({"optim": {"learning_rate": "fast"}}, "optim.learning_rate", "found fast; wanted float;"),
+    "wrong choice": ({"loss": {"objective": "arss"}}, "loss.objective", "'baseline+ars'"),
+    "wrong count": ({"loss": {"grid": [2, 2]}}, "loss.grid", "found [2, 2]; wanted one of int, tuple[int, int, int]"),
+    "wrong item": ({"augment": {"flip": [True, 2, False]}}, "augment.flip", "bool"),
+    "list for a table": ({"data": {"root": "a", "labels": [1, 2]}}, "data.labels", "found [1, 2]"),
+}
+
+
+def assert_one_line(error: UserError, key: str, part: str) -> None:
+    text = str(error)
+    assert text.startswith(f"{key}: found "), text
+    assert part in text
+    assert "\n" not in text
+    assert "ars-jax train --help" in text
+
+
+@pytest.mark.parametrize(("content", "key", "part"), FAULTS.values(), ids=FAULTS)
+def test_faults_in_a_file_name_their_key(tmp_path: Path, content: dict, key: str, part: str) -> None:
+    with pytest.raises(UserError) as caught:
+        read_config(written(tmp_path, PLACES | content))
+    assert_one_line(caught.value, key, part)
+
+
+@pytest.mark.parametrize(("content", "key", "part"), FAULTS.values(), ids=FAULTS)
+def test_faults_in_an_option_name_their_key(tmp_path: Path, content: dict, key: str, part: str) -> None:
+    (section,) = content
+    ((name, value),) = [item for item in content[section].items() if item[0] != "root"]
+    option = (
+        f"--{section}.{name}={yaml.safe_dump(value, default_flow_style=True).removesuffix('...' + chr(10)).strip()}"
+    )
+    with pytest.raises(UserError) as caught:
+        read_config(written(tmp_path, PLACES), [option])
+    assert_one_line(caught.value, f"--{key}" if name in ("grids",) or section == "los" else key, part)
+
+
+@pytest.mark.parametrize("text", ["data: [1,", "- 1\n- 2", "hello", "", "data:\n\troot: a"])
+def test_a_file_that_is_no_configuration_is_named(tmp_path: Path, text: str) -> None:
+    path = written(tmp_path, text)
+    with pytest.raises(UserError) as caught:
+        read_config(path)
+    assert str(caught.value).startswith(f"{path}: found ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("value", "found"), [(None, "None"), (3, "3"), ([1], "[1]")])
+def test_a_section_has_to_be_a_table(tmp_path: Path, value: object, found: str) -> None:
+    with pytest.raises(UserError, match=r"^loss: ") as caught:
+        read_config(written(tmp_path, PLACES | {"loss": value}))
+    assert f"found {found}; wanted a table" in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nowhere\.yaml.*no such file"):
+        read_config(tmp_path / "nowhere.yaml")
+
+
+def test_the_places_are_needed(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^data\.root: found nothing"):
+        read_config(written(tmp_path, {"run": {"dir": "a"}}))
+    with pytest.raises(UserError, match=r"^data\.root, run\.dir: found nothing"):
+        read_config(written(tmp_path, {"loss": {"grid": 2}}))
+
+
+RANGES: dict[str, Sequence[str]] = {
+    "data.validation_fraction": ("0", "1", "-0.1"),
+    "data.split_seed": ("-1",),
+    "augment.translate": ("-0.1", "1"),
+    "augment.scale": ("[0,1]", "[1.1,0.9]"),
+    "augment.intensity_scale": ("1", "-0.1"),
+    "augment.intensity_shift": ("-1",),
+    "model.base_channels": ("0",),
+    "model.kernel_size": ("4", "0", "-1"),
+    "model.dropout": ("1", "-0.1"),
+    "loss.region_weight": ("-1",),
+    "loss.cross_entropy_weight": ("-1",),
+    "loss.eps": ("0",),
+    "optim.learning_rate": ("0", "-1"),
+    "optim.warmup": ("1", "-0.1"),
+    "optim.clip_norm": ("0", ".nan"),
+    "train.epochs": ("0",),
+    "train.batch_size": ("0",),
+    "train.validate_every": ("0",),
+    "train.seed": ("-1",),
+}
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in RANGES.items() for value in values])
+def test_values_out_of_range_name_their_key_and_option(tmp_path: Path, key: str, value: str) -> None:
+    config = read_config(written(tmp_path, PLACES), [f"--{key}={value}"])
+    with pytest.raises(UserError) as caught:
+        check_config(config)
+    assert str(caught.value).startswith(f"{key}: found ")
+    assert f"--{key}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "keys"),
+    [
+        (["--loss.region_size=8"], "loss.grid, loss.region_size"),
+        (["--loss.grid=null"], "loss.grid, loss.region_size"),
+        (["--loss.a=0", "--loss.b=0"], "loss.a, loss.b"),
+        (["--loss.a=-0.1"], "loss.a, loss.b"),
+    ],
+)
+def test_values_that_contradict_each_other_name_both_keys(tmp_path: Path, options: list[str], keys: str) -> None:
+    with pytest.raises(UserError, match=f"^{keys}: found "):
+        check_config(read_config(written(tmp_path, PLACES), options))
+
+
+@pytest.mark.parametrize("config", [SMALLEST, OTHER], ids=["defaults", "nothing at its default"])
+def test_values_in_range_pass(config: Config) -> None:
+    check_config(config)

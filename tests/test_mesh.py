@@ -1,0 +1,46 @@
+"""Devices as a mesh, and what lies where on it."""
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+
+from ars_jax.mesh import by_batch, make_mesh, put_batch, replicated
+from tests.small_runs import DEVICES
+
+
+@pytest.mark.parametrize("data", [None, 1, 4])
+def test_the_batch_axis_holds_the_devices_and_space_is_undivided(data: int | None) -> None:
+    mesh = make_mesh(data)
+    assert dict(mesh.shape) == {"data": data or DEVICES, "space": 1}
+    assert list(mesh.devices.ravel()) == jax.devices()[: data or DEVICES]
+
+
+def test_shardings_are_left_to_the_compiler() -> None:
+    """Explicit axes, the default of jax.make_mesh, refuse to reshape a volume into regions."""
+    assert set(make_mesh().axis_types) == {AxisType.Auto}
+
+
+def test_a_batch_is_divided_and_nothing_of_it_is_lost() -> None:
+    rng = np.random.default_rng(0)
+    batch = {
+        "image": rng.normal(size=(16, 2, 3, 4, 1)).astype(np.float32),
+        "label": rng.integers(0, 3, (16, 2, 3, 4)).astype(np.uint8),
+        "labelled": rng.random((16, 3)) < 0.5,
+    }
+    mesh = make_mesh()
+    spread = put_batch(mesh, batch)
+    assert spread.keys() == batch.keys()
+    for name, array in batch.items():
+        assert spread[name].dtype == array.dtype
+        assert spread[name].sharding.is_equivalent_to(by_batch(mesh), array.ndim)
+        np.testing.assert_array_equal(spread[name], array)
+        for shard in spread[name].addressable_shards:
+            assert shard.data.shape == (2, *array.shape[1:])
+            np.testing.assert_array_equal(shard.data, array[shard.index])
+
+
+def test_replicated_arrays_are_whole_everywhere() -> None:
+    array = jax.device_put(np.arange(6.0).reshape(2, 3), replicated(make_mesh()))
+    assert len(array.addressable_shards) == DEVICES
+    assert {shard.data.shape for shard in array.addressable_shards} == {(2, 3)}

@@ -1,0 +1,365 @@
+"""Whole trainings: interrupted and resumed, refused, and what they write down."""
+
+import contextlib
+import functools
+import io
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from rich.console import Console
+
+from ars_jax.checkpoint import checkpoints, restore
+from ars_jax.cli import main
+from ars_jax.config import read_config
+from ars_jax.data.loader import Batch
+from ars_jax.data.plan import Sample, read_plan
+from ars_jax.data.volumes import Volume, read_volume, write_volume
+from ars_jax.errors import UserError
+from ars_jax.mesh import make_mesh, replicated
+from ars_jax.predict import make_model
+from ars_jax.report.runs import latest_steps, read_metrics
+from ars_jax.train import loop, validate
+from ars_jax.train.inputs import make_augmentation
+from ars_jax.train.record import Recorder
+from ars_jax.train.state import create_state
+from ars_jax.train.step import make_optimizer
+from tests.data.synthetic import LABELS, PLAN
+from tests.small_runs import (
+    OPTIONS,
+    SmallRun,
+    files_of,
+    lines_of,
+    quick_compilation,
+    random_network,
+    trained_run,
+    write_config,
+    write_data_set,
+)
+
+STEPS = 8
+
+
+@pytest.fixture(scope="module", autouse=True)
+def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with quick_compilation(tmp_path_factory.getbasetemp()):
+        yield tmp_path_factory.getbasetemp()
+
+
+@pytest.fixture(scope="module")
+def straight(base: Path) -> SmallRun:
+    """Four epochs of two steps without interruption; checkpoints after steps 4 and 8."""
+    return trained_run(base)
+
+
+def main_shown(*words: object) -> tuple[int, str]:
+    """The status of a command and what it showed as an error."""
+    errors = io.StringIO()
+    with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
+        return main([str(word) for word in words]), errors.getvalue()
+
+
+@contextlib.contextmanager
+def batches_with(change: Callable[[int, Batch], Batch]) -> Iterator[None]:
+    """Has the training see other batches; the first is number 0."""
+    real = loop.batches
+
+    def changed(*arguments: Any, start: int, **options: Any) -> Iterator[Batch]:
+        for number, batch in enumerate(real(*arguments, start=start, **options), start):
+            yield change(number, batch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "batches", changed)
+        yield
+
+
+def interrupted(number: int, batch: Batch) -> Batch:
+    if number == 6:
+        raise KeyboardInterrupt
+    return batch
+
+
+def poisoned(number: int, batch: Batch) -> Batch:
+    return Batch({**batch, "image": batch["image"] * np.float32(np.nan if number == 5 else 1)})
+
+
+@dataclass(frozen=True)
+class Mended:
+    """A training that was interrupted, then met a broken batch, then went on to its end."""
+
+    folder: Path
+    interrupted: tuple[int, str]
+    kept: tuple[str, ...]
+    poisoned: tuple[int, str]
+    ended: tuple[int, str]
+    traces: int
+
+
+@pytest.fixture(scope="module")
+def mended(base: Path, straight: SmallRun) -> Mended:
+    folder = base / "mended"
+    words = ("train", "--config", straight.config, "--run.dir", folder)
+    with batches_with(interrupted):
+        first = main_shown(*words)
+    kept = tuple(sorted(path.name for path in (folder / "checkpoints").iterdir()))
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "train", "step": 6, "lo')
+    with batches_with(poisoned):
+        second = main_shown(*words, "--resume")
+    traces = []
+
+    @functools.wraps(loop.train_step)
+    def counted(*arguments: Any) -> Any:
+        traces.append(1)
+        return step(*arguments)
+
+    step = loop.train_step
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "train_step", counted)
+        third = main_shown(*words, "--resume")
+    return Mended(folder, first, kept, second, third, len(traces))
+
+
+def state_bits(run: Path, step: int = STEPS) -> dict[str, bytes]:
+    """Every array of a checkpoint, as bytes."""
+    config, plan = read_config(run / "config.yaml"), read_plan(run / "plan.json")
+    create = partial(
+        create_state, make_model(config.model, len(plan.labels) + 1), make_optimizer(config.optim, STEPS), 0
+    )
+    sharding = replicated(make_mesh(1))
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), jax.eval_shape(create))
+    with checkpoints(run / "checkpoints") as manager:
+        items = restore(manager, step, loop._items(like))
+    items["training"]["key"] = jax.random.key_data(items["training"]["key"])
+    leaves = jax.tree_util.tree_leaves_with_path(items)
+    return {jax.tree_util.keystr(path): np.asarray(leaf).tobytes() for path, leaf in leaves}
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(straight: SmallRun, mended: Mended) -> None:
+    """Parameters, running statistics, moments, step and key, with augmentation and dropout."""
+    assert mended.ended == (0, "")
+    expected, found = state_bits(straight.folder), state_bits(mended.folder)
+    assert {name.split("'")[3] for name in expected} == {"params", "batch_stats", "opt_state", "step", "key"}
+    assert found.keys() == expected.keys()
+    assert [name for name in expected if found[name] != expected[name]] == []
+
+
+def test_a_resumed_run_is_recorded_as_one_history(straight: SmallRun, mended: Mended) -> None:
+    """A line that was cut short does not break what follows; steps done twice count once, with equal losses."""
+    whole, resumed = (read_metrics(run / "metrics.jsonl") for run in (straight.folder, mended.folder))
+    assert [line["step"] for line in resumed if line["kind"] == "start"] == [0, 4, 4]
+    assert [line["kind"] for line in resumed].count("end") == 1
+    for kind, steps in (("train", range(1, STEPS + 1)), ("validation", (4, STEPS))):
+        expected, found = latest_steps(whole, kind), latest_steps(resumed, kind)
+        assert [line["step"] for line in found] == list(steps)
+        for key in ("epoch", "loss", "parts", "dsc", "mean_dsc"):
+            assert [line.get(key) for line in found] == [line.get(key) for line in expected], key
+
+
+def test_an_interruption_leaves_the_newest_checkpoint(mended: Mended) -> None:
+    status, text = mended.interrupted
+    assert status == 130
+    (line,) = text.splitlines()
+    assert line.startswith("ars-jax: interrupted")
+    assert "--resume" in line
+    assert mended.kept == ("4",)
+
+
+def test_a_loss_that_is_not_finite_stops_naming_step_and_cases(straight: SmallRun, mended: Mended) -> None:
+    status, text = mended.poisoned
+    assert status == 2
+    (line,) = text.splitlines()
+    assert line.startswith("ars-jax: step 6, cases case_")
+    assert "found loss nan (" in line
+    named = line.split("cases ")[1].split(": found")[0].split(", ")
+    assert len(named) == OPTIONS["train"]["batch_size"]
+    training = json.loads((straight.folder / "split.json").read_text())["train"]
+    assert set(named) <= set(training)
+
+
+def test_a_training_is_traced_once(mended: Mended) -> None:
+    assert mended.traces == 1
+
+
+def test_a_run_tells_what_it_is(straight: SmallRun) -> None:
+    start, *lines, end = lines_of(straight.folder)
+    assert start["kind"] == "start"
+    assert start["parameters"] == sum(math.prod(shape.shape) for shape in jax.tree.leaves(random_network(PLAN).params))
+    assert (start["device"], start["platform"]) == ("8 x cpu", "cpu")
+    assert (start["training_cases"], start["validation_cases"], start["canvas"]) == (9, 1, [16, 16, 16])
+    assert (start["objective"], start["dtype"], start["dataset"]) == ("baseline+ars", "float32", str(straight.data))
+    assert {line["kind"] for line in lines} == {"train", "validation"}
+    for line in lines:
+        assert line["epoch"] == line["step"] / 2
+        if line["kind"] == "train":
+            parts = line["parts"]
+            assert parts.keys() == {"dice", "cross_entropy", "adaptive_region_specific"}
+            assert line["loss"] == pytest.approx(sum(parts.values()), rel=1e-5)
+            assert line["step_s"] >= 0
+        else:
+            assert line["dsc"].keys() == LABELS.keys()
+            assert line["mean_dsc"] == pytest.approx(np.mean([dsc for dsc in line["dsc"].values() if dsc is not None]))
+    assert (end["kind"], end["step"]) == ("end", STEPS)
+
+
+def test_a_run_folder_holds_what_prediction_needs(straight: SmallRun) -> None:
+    plan = read_plan(straight.folder / "plan.json")
+    assert (plan.labels, plan.pairs) == (tuple(LABELS), (("Ball_L", "Ball_R"),))
+    assert plan.canvas == plan.whole == (16, 16, 16)
+    config = read_config(straight.folder / "config.yaml")
+    assert config == read_config(straight.config)
+    meta = json.loads((straight.folder / "checkpoints" / str(STEPS) / "meta" / "metadata").read_text())
+    assert meta["config"]["optim"]["learning_rate"] == config.optim.learning_rate
+    assert tuple(meta["plan"]["labels"]) == plan.labels
+
+
+def refused(straight: SmallRun, *options: object, folder: Path | None = None) -> str:
+    """What a training says that has to leave the run's folder as it is."""
+    folder = folder or straight.folder
+    before = files_of(folder)
+    status, text = main_shown("train", "--config", straight.config, "--run.dir", folder, *options)
+    assert status == 2
+    assert files_of(folder) == before
+    (line,) = text.splitlines()
+    return line
+
+
+def test_a_taken_folder_is_refused(straight: SmallRun) -> None:
+    line = refused(straight)
+    assert line.startswith(f"ars-jax: {straight.folder}: found a run; wanted a new folder")
+    assert "--resume" in line
+
+
+@pytest.mark.parametrize(
+    ("option", "key"),
+    [
+        ("--optim.learning_rate=0.5", "optim.learning_rate"),
+        ("--model.base_channels=4", "model.base_channels"),
+        ("--train.epochs=5", "train.epochs"),
+        ("--loss.grid=[2,2,2]", "loss.grid"),
+        ("--data.labels={Ball_L: 3}", "data.labels"),
+    ],
+)
+def test_resuming_with_another_configuration_names_the_key(straight: SmallRun, option: str, key: str) -> None:
+    line = refused(straight, "--resume", option)
+    assert line.startswith(f"ars-jax: {straight.folder / 'config.yaml'} {key}: found ")
+
+
+def test_resuming_with_other_cases_names_them(straight: SmallRun, tmp_path: Path) -> None:
+    """The data may lie elsewhere, but has to be the same."""
+    data = tmp_path / "moved"
+    shutil.copytree(straight.data, data)
+    label = read_volume(data / "labels" / "case_3.nii.gz")
+    write_volume(data / "labels" / "case_3.nii.gz", Volume(np.zeros_like(label.array), label.geometry))
+    line = refused(straight, "--resume", "--data.root", data, "--data.cache", tmp_path / "cache")
+    assert "case_3" in line
+    assert "case_4" not in line
+
+
+def test_resuming_a_run_that_never_began_is_refused(straight: SmallRun, tmp_path: Path) -> None:
+    assert "found no checkpoint" in refused(straight, "--resume", folder=tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_batches_have_to_fill_the_devices(straight: SmallRun, tmp_path: Path) -> None:
+    line = refused(straight, "--train.batch_size=12", folder=tmp_path / "new")
+    assert line.startswith("ars-jax: train.batch_size: found 12; wanted a multiple of the 8 devices")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("option", ["--loss.grid=17", "--loss.grid=0", "--loss.grid=[1,2,-3]"])
+def test_regions_have_to_fit_the_canvas(straight: SmallRun, tmp_path: Path, option: str) -> None:
+    line = refused(straight, option, "--data.cache", tmp_path / "cache", folder=tmp_path / "new")
+    assert line.startswith("ars-jax: loss.grid")
+    assert not (tmp_path / "new").exists()
+
+
+def test_metrics_are_fetched_when_the_next_step_is_under_way(tmp_path: Path) -> None:
+    """So that the device never waits for the log."""
+    path = tmp_path / "metrics.jsonl"
+    with Recorder(path, Console(quiet=True), per_epoch=2, steps=3) as recorder:
+        recorder.begin(0)
+        for number in (1, 2, 3):
+            recorder.step(number, ("a",), {"loss": jnp.float32(number), "parts": {"dice": jnp.float32(1)}})
+            assert [line["step"] for line in lines_of(tmp_path)] == list(range(1, number))
+        recorder.end()
+    assert [(line["step"], line.get("loss")) for line in lines_of(tmp_path)] == [(1, 1), (2, 2), (3, 3), (3, None)]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_every_number_that_is_not_finite_stops(tmp_path: Path, value: float) -> None:
+    with Recorder(tmp_path / "metrics.jsonl", Console(quiet=True), 1, 3) as recorder:
+        recorder.step(1, ("first", "second"), {"loss": value, "parts": {"dice": 0.5}})
+        with pytest.raises(UserError, match=r"^step 1, cases first, second: found loss .*dice 0\.5"):
+            recorder.flush()
+    assert lines_of(tmp_path) == []
+
+
+@pytest.mark.parametrize("whole", [b"", b'{"kind": "start"}\n', b'{"kind": "start"}\n{"kind": "train", "step": 1}\n'])
+@pytest.mark.parametrize("rest", [b"", b'{"kind": "tr', b'{"kind": "train", "step": 2, "case": "\xc3'])
+def test_a_line_cut_short_is_taken_away_before_others_follow(tmp_path: Path, whole: bytes, rest: bytes) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(whole + rest)
+    with Recorder(path, Console(quiet=True), 1, 1) as recorder:
+        recorder.end()
+    content = path.read_bytes()
+    assert content.startswith(whole)
+    assert [line["kind"] for line in read_metrics(path)] == [
+        *(json.loads(line)["kind"] for line in whole.splitlines()),
+        "end",
+    ]
+
+
+def sample(name: str, channels: list[int], labelled: list[bool]) -> Sample:
+    return Sample(name, np.zeros((1, 1, 4), np.float32), np.array([[channels]], np.uint8), np.array(labelled))
+
+
+def test_validation_averages_over_the_cases_that_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An organ counts where it is drawn or predicted, and nowhere where the case says that nobody drew it."""
+    predictions = iter([[1, 1, 2, 0], [0, 0, 0, 0], [1, 2, 2, 2]])
+    monkeypatch.setattr(validate, "predict_array", lambda network, image: np.array([[next(predictions)]], np.uint8))
+    every = [True, True, True]
+    samples = [
+        sample("both", [1, 0, 2, 2], every),  # DSC 2/3 and 2/3
+        sample("only the first organ, missed", [1, 1, 0, 0], every),  # DSC 0, and no second organ
+        sample("second organ not drawn", [1, 1, 0, 0], [True, True, False]),  # DSC 2/3
+    ]
+    scores = validate.validate(random_network(PLAN), samples)
+    assert scores["dsc"] == pytest.approx({"Ball_L": 4 / 9, "Ball_R": 2 / 3})
+    assert scores["mean_dsc"] == pytest.approx(5 / 9)
+
+
+def test_validation_without_any_organ_has_no_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(validate, "predict_array", lambda network, image: np.zeros((1, 1, 4), np.uint8))
+    scores = validate.validate(random_network(PLAN), [sample("empty", [0, 0, 0, 0], [True, True, True])])
+    assert scores == {"dsc": {"Ball_L": None, "Ball_R": None}, "mean_dsc": None}
+
+
+def test_a_flip_exchanges_the_channels_of_paired_organs(tmp_path: Path) -> None:
+    config = read_config(write_config(tmp_path / "config.yaml", tmp_path, tmp_path))
+    plan = replace(PLAN, labels=("Cord", "Ball_R", "Ball_L"))
+    augmentation = make_augmentation(config, plan)
+    assert augmentation.swap == ((3, 2),)
+    assert augmentation.flip == (False, False, True)
+    with pytest.raises(UserError, match=r"^data\.pairs: .*Ball_R and Ball_L unpaired"):
+        make_augmentation(config, replace(plan, pairs=()))
+
+
+def test_a_training_on_partly_labelled_cases_heeds_it(tmp_path: Path) -> None:
+    """An organ that nobody drew is background in the label map and not labelled."""
+    data = write_data_set(tmp_path / "data", cases=3)
+    (data / "unlabelled.json").write_text(json.dumps({f"case_{index}": ["Ball_R"] for index in range(3)}))
+    config = read_config(write_config(tmp_path / "config.yaml", data, tmp_path / "run"))
+    inputs = loop.prepare_inputs(config)
+    assert inputs.partly_labelled
+    assert all(one.labelled.tolist() == [True, True, False] for one in inputs.training)
+    assert all(set(np.unique(one.label)) == {0, 1} for one in inputs.training)
