@@ -195,7 +195,8 @@ def predict_files(
     paths = [out / f"{name}{_output_suffix(image)}" for image, name in zip(images, output_names(images), strict=True)]
     for image, path in zip(images, paths, strict=True):
         read_geometry(image)
-        if path.exists() and any(path.samefile(other) for other in images):
+        place = path.resolve()  # a folder that is not there yet, left again by "..", hides an existing file
+        if place.exists() and any(place.samefile(other) for other in images):
             fix = "choose another folder for --out"
             raise UserError(path, found="an image to predict", wanted="a place for its label map", fix=fix)
     write_labels(out, network.plan.labels)
