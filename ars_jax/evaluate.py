@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ars_jax.data.labels import channel_numbers, checked_labels, read_json
-from ars_jax.data.layouts import Case
+from ars_jax.data.layouts import Case, read_unlabelled
 from ars_jax.data.prepare import read_case_label
 from ars_jax.data.volumes import READABLE, Volume, mismatches, read_volume, write_volume
 from ars_jax.errors import UserError
@@ -129,7 +129,7 @@ def evaluate_folders(
     if prediction_table is None or reference_table is None:
         fix = "give --labels '{\"Organ\": 1}' or put such a labels.json into one of them"
         raise UserError(f"{predictions}, {references}", found="no labels.json", wanted="organ names", fix=fix)
-    undrawn = read_json(references / UNLABELLED) if (references / UNLABELLED).is_file() else {}
+    undrawn = read_unlabelled(references, referenced, reference_table)
     rows = []
     for done, (name, path) in enumerate(referenced.items(), start=1):
         reference = _read_map(path, reference_table, reference_table)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,7 @@ def find_dataset(root: Path, *, layout: str = "auto", labels: Mapping[str, int] 
     if not cases:
         raise UserError(root, found="no image", wanted=f"{layout}: {_LOOKS[layout]}", fix="check the folder")
     chosen = _choose(root, cases, table, labels)
-    unlabelled = _read_unlabelled(root, {case.name for case in cases}, {*table, *chosen, *_organs(cases)})
+    unlabelled = read_unlabelled(root, {case.name for case in cases}, {*table, *chosen, *_organs(cases)})
     others = tuple(sorted(set(table.values()) - set(chosen.values())))
     ready = [
         dataclasses.replace(
@@ -103,6 +103,36 @@ def find_dataset(root: Path, *, layout: str = "auto", labels: Mapping[str, int] 
         for case in cases
     ]
     return Dataset(root, layout, chosen, tuple(sorted(ready, key=lambda case: case.name)), tuple(orphans))
+
+
+def read_unlabelled(root: Path, names: Collection[str], organs: Collection[str]) -> dict[str, list[str]]:
+    """Reads which organs nobody drew on which cases.
+
+    Args:
+        root: the folder of `unlabelled.json`, which may be missing.
+        names: the cases there are.
+        organs: the organs there are.
+
+    Returns:
+        Case name to organs.
+
+    Raises:
+        UserError: another form, an unknown case or an unknown organ.
+    """
+    path = root / "unlabelled.json"
+    if not os.path.lexists(path):
+        return {}
+    content = read_json(path)
+    if not isinstance(content, dict) or not all(map(_is_names, content.values())):
+        raise UserError(path, found="another form", wanted='{"case": ["Organ", ...]}', fix="write it so")
+    for case, undrawn in content.items():
+        if case not in names:
+            raise UserError(f"{path}: {case}", found="no such case", wanted="names of cases", fix="check the spelling")
+        for organ in undrawn:
+            if organ not in organs:
+                wanted = ", ".join(sorted(organs))
+                raise UserError(f"{path}: {case}", found=f"organ {organ}", wanted=wanted, fix="check the spelling")
+    return content
 
 
 def read_label(case: Case, labels: Mapping[str, int], geometry: Geometry) -> Volume:
@@ -342,23 +372,6 @@ def _choose(root: Path, cases: list[Case], table: dict[str, int], labels: Mappin
             if table and known[organ] != value:
                 raise UserError(f"labels: {organ}", found=value, wanted=known[organ], fix="use the data set's value")
     return chosen
-
-
-def _read_unlabelled(root: Path, names: set[str], organs: set[str]) -> dict[str, list[str]]:
-    path = root / "unlabelled.json"
-    if not os.path.lexists(path):
-        return {}
-    content = read_json(path)
-    if not isinstance(content, dict) or not all(map(_is_names, content.values())):
-        raise UserError(path, found="another form", wanted='{"case": ["Organ", ...]}', fix="write it so")
-    for case, undrawn in content.items():
-        if case not in names:
-            raise UserError(f"{path}: {case}", found="no such case", wanted="names of cases", fix="check the spelling")
-        for organ in undrawn:
-            if organ not in organs:
-                wanted = ", ".join(sorted(organs))
-                raise UserError(f"{path}: {case}", found=f"organ {organ}", wanted=wanted, fix="check the spelling")
-    return content
 
 
 def _read_split(path: Path, known: set[str]) -> tuple[list[str], list[str]]:
