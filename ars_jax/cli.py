@@ -11,7 +11,7 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from ars_jax.config import Config, add_config, as_user_error, build_config, preset, read_config
+from ars_jax.config import Config, add_config, as_user_error, build_config, check_config, preset, read_config
 from ars_jax.errors import UserError
 
 Convention = Literal["paper-boundary", "paper-volume", "monai", "medpy", "deepmind"]
@@ -32,7 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         130 when interrupted.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    console, errors = Console(highlight=False), Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+    # Paths and names may hold brackets, which would be read as markup.
+    console = Console(highlight=False, markup=False)
+    errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
         with as_user_error(words):
@@ -68,7 +70,9 @@ def _demo(arguments: Namespace, console: Console) -> None:
     out: Path = arguments.out
     run = out / "run"
     config = preset("demo", ["--data.root", str(out / "phantoms"), "--run.dir", str(run), *arguments.options])
-    console.print(f"demo: {DEMO_CASES} phantoms to train on and {DEMO_TEST_CASES} unseen ones to score, in {out}")
+    check_config(config)
+    text = f"demo: {DEMO_CASES} phantoms to train on and {DEMO_TEST_CASES} unseen ones to score, in {out}"
+    console.print(text, soft_wrap=True)
     for name, count, seed in (("phantoms", DEMO_CASES, 0), ("unseen", DEMO_TEST_CASES, 1)):
         if not (out / name / "dataset.json").is_file():
             write_phantoms(out / name, count, seed=seed)
@@ -81,7 +85,7 @@ def _demo(arguments: Namespace, console: Console) -> None:
 def _phantom(arguments: Namespace, console: Console) -> None:
     from ars_jax.data.phantom import write_phantoms
 
-    console.print(f"wrote {write_phantoms(arguments.out, arguments.cases, seed=arguments.seed)}")
+    console.print(f"wrote {write_phantoms(arguments.out, arguments.cases, seed=arguments.seed)}", soft_wrap=True)
 
 
 def _check(arguments: Namespace, console: Console) -> None:
@@ -92,7 +96,7 @@ def _check(arguments: Namespace, console: Console) -> None:
     with _bar(console, "checking") as update:
         faults = check_dataset(dataset, update)
     for fault in faults:
-        console.print(str(fault), markup=False, soft_wrap=True)
+        console.print(str(fault), soft_wrap=True)
     organs = ", ".join(dataset.labels)
     wrong = sum(fault.severity == "error" for fault in faults)
     console.print(
@@ -104,8 +108,8 @@ def _check(arguments: Namespace, console: Console) -> None:
         with _bar(console, "repairing") as update:
             left = repair_dataset(dataset, arguments.repair, update)
         for fault in left:
-            console.print(f"left out: {fault}", markup=False, soft_wrap=True)
-        console.print(f"repaired copy in {arguments.repair}")
+            console.print(f"left out: {fault}", soft_wrap=True)
+        console.print(f"repaired copy in {arguments.repair}", soft_wrap=True)
         wrong = len(left)
     if wrong:
         raise _DataFaultsError
@@ -116,7 +120,7 @@ def _train(arguments: Namespace, console: Console) -> None:
 
     config = build_config(arguments)
     train(config, resume=arguments.resume, console=console)
-    console.print(f"run in {config.run.dir}; next: ars-jax evaluate {config.run.dir}")
+    console.print(f"run in {config.run.dir}; next: ars-jax evaluate {config.run.dir}", soft_wrap=True)
 
 
 def _predict(arguments: Namespace, console: Console) -> None:
@@ -125,7 +129,7 @@ def _predict(arguments: Namespace, console: Console) -> None:
     network = load_network(arguments.run, _run_config(arguments.run), arguments.checkpoint)
     with _bar(console, "predicting") as update:
         written = predict_files(network, arguments.images, arguments.out, update)
-    console.print(f"{len(written)} label maps in {arguments.out}")
+    console.print(f"{len(written)} label maps in {arguments.out}", soft_wrap=True)
 
 
 def _evaluate(arguments: Namespace, console: Console) -> None:
@@ -181,7 +185,7 @@ def _evaluate_run(
 def _report(arguments: Namespace, console: Console) -> None:
     from ars_jax.report import write_report
 
-    console.print(f"report in {write_report(arguments.runs, arguments.out)}")
+    console.print(f"report in {write_report(arguments.runs, arguments.out)}", soft_wrap=True)
 
 
 def _run_config(run: Path) -> Config:
@@ -197,13 +201,13 @@ def _show(rows: list, title: str, out: Path | None, console: Console) -> None:
 
     console.print(render(summarise(rows), title))
     if out is not None:
-        console.print(f"tables in {out}", markup=False, soft_wrap=True)
+        console.print(f"tables in {out}", soft_wrap=True)
 
 
 @contextmanager
 def _bar(console: Console, word: str) -> Iterator[Callable[[int, int, str], None]]:
     """Shows a bar; yields what is to be called with the number done, the number of all and a name."""
-    columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(20), MofNCompleteColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(word, total=None)
         yield lambda done, count, name: progress.update(task, completed=done, total=count, description=f"{word} {name}")
