@@ -1,5 +1,6 @@
 """Checkpoints by orbax: the newest and the best by validation DSC, each with its configuration and plan."""
 
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -96,7 +97,8 @@ def restore(manager: Checkpoints, step: int, like: Mapping[str, Any]) -> dict[st
     """
     wanted = {name: ocp.args.StandardRestore(item) for name, item in like.items()}
     try:
-        restored = manager.restore(step, args=ocp.args.Composite(**wanted))
+        with _late_reads_ignored():
+            restored = manager.restore(step, args=ocp.args.Composite(**wanted))
     except (ValueError, KeyError, OSError) as error:
         raise UserError(
             manager.directory / str(step),
@@ -105,3 +107,20 @@ def restore(manager: Checkpoints, step: int, like: Mapping[str, Any]) -> dict[st
             fix="use the run's own configuration, or train again",
         ) from error
     return {name: restored[name] for name in like}
+
+
+@contextmanager
+def _late_reads_ignored() -> Iterator[None]:
+    """Keeps quiet about reads that end after orbax gave up, hundreds of which Python would report one by one.
+
+    They end whenever they end, so after a failure it stays so.
+    """
+    report = sys.unraisablehook
+
+    def report_others(news: Any) -> None:
+        if "Event loop is closed" not in str(news.exc_value):
+            report(news)
+
+    sys.unraisablehook = report_others
+    yield
+    sys.unraisablehook = report
