@@ -15,6 +15,7 @@ from rich.console import Console
 
 from ars_jax.checkpoint import Checkpoints, checkpoints, find_step, has_checkpoint, restore, save
 from ars_jax.config import Config, check_config, read_config, to_dict, to_yaml, with_absolute_paths
+from ars_jax.data.augment import Augmentation
 from ars_jax.data.loader import Batch, batches, batches_per_epoch
 from ars_jax.data.plan import read_plan, write_plan
 from ars_jax.errors import UserError
@@ -37,6 +38,7 @@ class Setup:
     Attributes:
         config: everything that decides the run.
         inputs: the prepared cases.
+        augmentation: random changes of the training cases.
         mesh: the devices.
         model: the network.
         optimizer: Adam with its schedule.
@@ -46,6 +48,7 @@ class Setup:
 
     config: Config
     inputs: Inputs
+    augmentation: Augmentation
     mesh: Mesh
     model: VNet
     optimizer: optax.GradientTransformation
@@ -116,7 +119,8 @@ def _set_up(config: Config, inputs: Inputs) -> Setup:
     steps = config.train.epochs * per_epoch
     model = make_model(config.model, len(inputs.plan.labels) + 1)
     _check_regions(config, inputs)
-    return Setup(config, inputs, make_mesh(), model, make_optimizer(config.optim, steps), per_epoch, steps)
+    augmentation, optimizer = make_augmentation(config, inputs.plan), make_optimizer(config.optim, steps)
+    return Setup(config, inputs, augmentation, make_mesh(), model, optimizer, per_epoch, steps)
 
 
 def _check_regions(config: Config, inputs: Inputs) -> None:
@@ -158,7 +162,7 @@ def _batches(setup: Setup, start: int) -> Any:
         batch_size=setup.config.train.batch_size,
         seed=setup.config.train.seed,
         canvas=_canvas(setup),
-        augmentation=make_augmentation(setup.config, setup.inputs.plan),
+        augmentation=setup.augmentation,
         start=start,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
