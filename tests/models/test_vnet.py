@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -141,3 +142,15 @@ def test_training_moves_the_running_statistics_a_tenth_of_the_way(dropping: tupl
     before, after = (stats["encoder_0"]["BatchNorm_0"] for stats in (variables["batch_stats"], updated["batch_stats"]))
     np.testing.assert_allclose(after["mean"], 0.9 * before["mean"] + 0.1 * y.mean((0, 1, 2, 3)), rtol=1e-4)
     np.testing.assert_allclose(after["var"], 0.9 * before["var"] + 0.1 * y.var((0, 1, 2, 3)), rtol=1e-4)
+
+
+def test_a_volume_without_contrast_has_finite_logits_and_gradients() -> None:
+    """Every batch variance is then 0 somewhere."""
+    model, x = VNet(2, base_channels=2, kernel_size=3), jnp.zeros((1, 16, 16, 16, 1))
+    variables = model.init(jax.random.key(0), x, train=False)
+
+    def loss(params: Any) -> tuple[jax.Array, Any]:
+        logits, updated = model.apply({**variables, "params": params}, x, train=True, mutable=["batch_stats"])
+        return jnp.square(logits).sum(), updated
+
+    chex.assert_tree_all_finite(jax.jit(jax.value_and_grad(loss, has_aux=True))(variables["params"]))
