@@ -149,6 +149,19 @@ def test_parameters_do_not_depend_on_the_form() -> None:
     assert shapes_of(network, (1, 16, 16, 16, 1), train=False) == native
 
 
+@pytest.mark.parametrize(
+    ("layer", "fan_in"),
+    [(Convolution(32, 3), 27 * 16), (Convolution(256, 1), 16), (Downsampling(64), 8 * 16), (Upsampling(64), 16)],
+)
+def test_kernels_start_with_the_spread_that_keeps_variance(layer: Any, fan_in: int) -> None:
+    """He et al. 2015: a standard deviation of sqrt(2 / fan-in), cut off at two of the underlying normal's."""
+    kernel = layer.init(jax.random.key(0), jnp.zeros((1, 2, 2, 2, 16)))["params"]["kernel"]
+    spread = np.sqrt(2 / fan_in)
+    np.testing.assert_allclose(kernel.std(), spread, rtol=0.04)
+    np.testing.assert_allclose(kernel.mean(), 0, atol=0.05 * spread)
+    assert 2 * spread < np.abs(kernel).max() < 2.3 * spread
+
+
 def ranks_of_convolutions(*shapes: tuple[int, ...]) -> set[int]:
     """How many axes the convolutions have that the automatic form chooses; 0 stands for none at all."""
     program = jax.make_jaxpr(lambda x, kernel: convolve(x, kernel))(
