@@ -11,8 +11,9 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from ars_jax.config import Config, add_config, as_user_error, build_config, check_config, preset, read_config
+from ars_jax.config import Config, check_config
 from ars_jax.errors import UserError
+from ars_jax.options import add_config, as_user_error, build_config, preset, read_config
 
 Convention = Literal["paper-boundary", "paper-volume", "monai", "medpy", "deepmind"]
 Command = Callable[[Namespace, Console], None]

@@ -57,14 +57,7 @@ def evaluate_cases(
     with tempfile.TemporaryDirectory(prefix=".evaluation-", dir=_made(out)) as name:
         staging = Path(name)
         for case in cases:
-            volume = read_volume(case.image)
-            reference = read_case_label(case, labels, volume.geometry)
-            prediction = predict_volume(network, volume, case.image)
-            labelled = [True, *(organ not in case.unlabelled for organ in organs)]
-            spacing = volume.geometry.spacing
-            rows += evaluate_case(case.name, prediction.array, reference.array, spacing, organs, labelled, convention)
-            write_volume(staging / PREDICTIONS / f"{case.name}.nii.gz", prediction)
-            write_volume(staging / REFERENCES / f"{case.name}.nii.gz", reference)
+            rows += _score_case(network, case, labels, staging, convention)
             files.append(
                 {
                     "case": case.name,
@@ -84,6 +77,20 @@ def evaluate_cases(
     write_json(out / "cases.json", files)
     write_tables(out, rows, about)
     return rows
+
+
+def _score_case(
+    network: Network, case: Case, labels: Mapping[str, int], out: Path, convention: Convention
+) -> list[Row]:
+    """Predicts and scores one case and writes both label maps."""
+    volume = read_volume(case.image)
+    reference = read_case_label(case, labels, volume.geometry)
+    prediction = predict_volume(network, volume, case.image)
+    write_volume(out / PREDICTIONS / f"{case.name}.nii.gz", prediction)
+    write_volume(out / REFERENCES / f"{case.name}.nii.gz", reference)
+    labelled = [True, *(organ not in case.unlabelled for organ in labels)]
+    arrays, spacing = (prediction.array, reference.array), volume.geometry.spacing
+    return evaluate_case(case.name, *arrays, spacing, tuple(labels), labelled, convention)
 
 
 def _made(folder: Path) -> Path:

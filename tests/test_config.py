@@ -21,12 +21,11 @@ from ars_jax.config import (
     TrainConfig,
     check_config,
     make_plan,
-    preset,
-    read_config,
     to_dict,
     to_yaml,
 )
 from ars_jax.errors import UserError
+from ars_jax.options import preset, read_config
 from ars_jax.train.step import make_loss
 
 PRESETS = ("ct", "demo", "hippocampus", "openkbp")

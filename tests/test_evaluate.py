@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from ars_jax import evaluate
-from ars_jax.config import read_config
 from ars_jax.data.layouts import Dataset, find_dataset
 from ars_jax.data.volumes import Volume, read_volume, write_volume
 from ars_jax.errors import UserError
 from ars_jax.evaluate import evaluate_cases, evaluate_folders, label_maps, write_tables
 from ars_jax.metrics.table import Row, read_json
+from ars_jax.options import read_config
 from ars_jax.train.inputs import scored_cases
 from tests.data.synthetic import LABELS, PLAN, SPACING, ct, grid
 from tests.small_runs import SmallRun, files_of, quick_compilation, random_network, trained_run, write_data_set

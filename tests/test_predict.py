@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from ars_jax import predict
-from ars_jax.config import read_config
 from ars_jax.data.plan import Plan
 from ars_jax.data.volumes import (
     Geometry,
@@ -24,6 +23,7 @@ from ars_jax.data.volumes import (
     write_volume,
 )
 from ars_jax.errors import UserError
+from ars_jax.options import read_config
 from ars_jax.predict import load_network, output_names, predict_array, predict_files, predict_volume, window_starts
 from ars_jax.train.inputs import prepare_inputs
 from ars_jax.train.validate import validate

@@ -1,6 +1,7 @@
 """Losses of logits and labels as scalars, and weighted sums of them from one pass over the volume."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Literal
 
 import jax
@@ -249,16 +250,12 @@ def weighted_sum(
     Raises:
         ValueError: a name that is no loss, no name at all, or (when called) arguments that do not fit.
     """
-    regional = {
-        "region_specific": lambda s: dice_loss(s, eps=eps),
-        "adaptive_region_specific": lambda s: adaptive_tversky_loss(
-            s, a=a, b=b, adaptive_gradient=adaptive_gradient, eps=eps
-        ),
-    }
     whole = {
-        "dice": lambda s: dice_loss(s, eps=eps),
-        "tversky": lambda s: tversky_loss(s, fp_weight=fp_weight, fn_weight=fn_weight, eps=eps),
+        "dice": partial(dice_loss, eps=eps),
+        "tversky": partial(tversky_loss, fp_weight=fp_weight, fn_weight=fn_weight, eps=eps),
     }
+    adaptive = partial(adaptive_tversky_loss, a=a, b=b, adaptive_gradient=adaptive_gradient, eps=eps)
+    regional = {"region_specific": partial(dice_loss, eps=eps), "adaptive_region_specific": adaptive}
     known = (*whole, "cross_entropy", *regional)
     unknown = [name for name in weights if name not in known]
     if unknown or not weights:
@@ -270,14 +267,15 @@ def weighted_sum(
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         s = overlap_statistics(logits, labels, **division, where=where)
         total = s.total()
-        parts = {}
-        for name in weights:
+
+        def part(name: str) -> jax.Array:
             if name == "cross_entropy":
-                parts[name] = _cross_entropy(total, cross_entropy_reduction)
-            elif name in whole:
-                parts[name] = reduce_loss(whole[name](total), total, absent="count", reduction="sum")
-            else:
-                parts[name] = reduce_loss(regional[name](s), s, absent=absent, reduction=reduction)
+                return _cross_entropy(total, cross_entropy_reduction)
+            if name in whole:
+                return reduce_loss(whole[name](total), total, absent="count", reduction="sum")
+            return reduce_loss(regional[name](s), s, absent=absent, reduction=reduction)
+
+        parts = {name: part(name) for name in weights}
         return jnp.stack([weights[name] * part for name, part in parts.items()]).sum(), parts
 
     return loss

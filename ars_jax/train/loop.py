@@ -14,7 +14,7 @@ from jax.stages import Compiled
 from rich.console import Console
 
 from ars_jax.checkpoint import Checkpoints, checkpoints, find_step, has_checkpoint, restore, save
-from ars_jax.config import Config, check_config, read_config, to_dict, to_yaml, with_absolute_paths
+from ars_jax.config import Config, check_config, to_dict, to_yaml, with_absolute_paths
 from ars_jax.data.augment import Augmentation
 from ars_jax.data.loader import Batch, batches, batches_per_epoch
 from ars_jax.data.plan import read_plan, write_plan
@@ -23,6 +23,7 @@ from ars_jax.files import written_atomically
 from ars_jax.losses import region_edges
 from ars_jax.mesh import Mesh, by_batch, make_mesh, put_batch, replicated
 from ars_jax.models import VNet
+from ars_jax.options import read_config
 from ars_jax.predict import Network, make_model
 from ars_jax.train.inputs import Inputs, find_cases, make_augmentation, prepare_inputs, read_split, write_split
 from ars_jax.train.record import Recorder, describe, preparation_progress

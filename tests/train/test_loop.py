@@ -20,12 +20,12 @@ from rich.console import Console
 
 from ars_jax.checkpoint import checkpoints, restore
 from ars_jax.cli import main
-from ars_jax.config import read_config
 from ars_jax.data.loader import Batch
 from ars_jax.data.plan import Sample, read_plan
 from ars_jax.data.volumes import Volume, read_volume, write_volume
 from ars_jax.errors import UserError
 from ars_jax.mesh import make_mesh, replicated
+from ars_jax.options import read_config
 from ars_jax.predict import make_model
 from ars_jax.report.runs import latest_steps, read_metrics
 from ars_jax.train import loop, validate

@@ -15,12 +15,13 @@ from optax import tree_utils
 from rich.console import Console
 
 from ars_jax import losses
-from ars_jax.config import LossConfig, Objective, OptimConfig, read_config
+from ars_jax.config import LossConfig, Objective, OptimConfig
 from ars_jax.data.augment import place
 from ars_jax.data.plan import Sample
 from ars_jax.data.prepare import normalised
 from ars_jax.mesh import Mesh, make_mesh, put_batch, replicated
 from ars_jax.models import VNet
+from ars_jax.options import read_config
 from ars_jax.train import loop
 from ars_jax.train.inputs import Inputs
 from ars_jax.train.record import Recorder
