@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from ars_jax.data.cache import cache_key, load_sample, sample_shape
+from ars_jax.data.layouts import Case
 from ars_jax.data.prepare import (
     complete_plan,
     prepare_case,
@@ -30,6 +31,19 @@ def test_the_cache_is_reused_while_nothing_changed(tmp_path):
         np.testing.assert_array_equal(fresh.labelled, kept.labelled)
         assert fresh.name == kept.name == case.name
         assert sample_shape(path) == fresh.image.shape
+
+
+@pytest.mark.parametrize(("ending", "data"), [("mhd", "raw"), ("nhdr", "raw.gz")])
+def test_the_data_file_beside_a_header_changes_the_key(tmp_path, ending, data):
+    header, voxels = tmp_path / f"ct [1].{ending}", tmp_path / f"ct [1].{data}"
+    header.write_text("header")
+    voxels.write_bytes(b"before")
+    case = Case("a", header)
+    before = cache_key(case, LABELS, PLAN)
+    (tmp_path / "other.raw").write_bytes(b"of another volume")
+    assert cache_key(case, LABELS, PLAN) == before
+    voxels.write_bytes(b"after")
+    assert cache_key(case, LABELS, PLAN) != before
 
 
 def test_a_copied_data_set_keeps_its_keys(tmp_path):

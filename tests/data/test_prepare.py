@@ -219,9 +219,13 @@ def test_image_and_label_of_a_case_lie_on_the_same_grid(tmp_path):
     np.testing.assert_allclose(np.array(means) * 300 + 100, [140, 240], atol=10)
 
 
-def test_organs_that_the_case_declares_unlabelled_are_marked(tmp_path):
-    case = dataclasses.replace(written(tmp_path), unlabelled=("Ball_L",))
-    assert prepare_case(case, LABELS, PLAN).labelled.tolist() == [True, False, True]
+def test_organs_that_the_case_declares_unlabelled_are_marked_and_their_voxels_are_background(tmp_path):
+    drawn = written(tmp_path)
+    sample = prepare_case(dataclasses.replace(drawn, unlabelled=("Ball_L",)), LABELS, PLAN)
+    assert sample.labelled.tolist() == [True, False, True]
+    whole = prepare_case(drawn, LABELS, PLAN).label
+    np.testing.assert_array_equal(sample.label, np.where(whole == 1, 0, whole))
+    assert (whole == 1).any()
 
 
 def test_a_label_on_another_grid_is_named_with_both_values(tmp_path):
