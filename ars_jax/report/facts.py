@@ -46,6 +46,7 @@ def facts(runs: Sequence[Run]) -> list[Fact]:
         "Device": _device,
         "Training": _training,
         "Best validation": _best_validation,
+        "Scored on": _scored_on,
         "Software": _software,
     }
     rows = [Fact(name, tuple(text(run) for run in runs)) for name, text in about.items()]
@@ -172,6 +173,16 @@ def _best_validation(run: Run) -> str:
     best = max(lines, key=mean_dsc)
     when = f"epoch {best['epoch']:g}" if "epoch" in best else f"step {best['step']}"
     return f"mean DSC {mean_dsc(best):.3f} at {when}"
+
+
+def _scored_on(run: Run) -> str:
+    """What the tables are about: validation cases chose the best checkpoint, others did not."""
+    if run.evaluation is None or "data" not in run.evaluation.about:
+        return NONE
+    about = run.evaluation.about
+    count = len({row.case for row in run.evaluation.rows})
+    name = PurePath(str(about["data"])).name
+    return f"{count} {about.get('cases', '')} cases of {name}, {about.get('checkpoint', '')} checkpoint"
 
 
 def _software(run: Run) -> str:

@@ -23,11 +23,13 @@ class Evaluation:
     Args:
         convention: the distance convention's name.
         rows: one row per case and organ.
+        about: what was scored, such as "data", "cases" and "checkpoint"; empty where nobody recorded it.
         files: case name to the paths of its "image", "prediction" and "reference".
     """
 
     convention: str
     rows: tuple[Row, ...]
+    about: Mapping[str, Any]
     files: Mapping[str, Mapping[str, Path]]
 
 
@@ -221,7 +223,8 @@ def read_evaluation(folder: Path) -> Evaluation | None:
     if not table.is_file():
         return None
     rows = read_json(table)
-    return Evaluation(summarise(rows).convention, tuple(rows), _read_files(folder))
+    about = json.loads(table.read_text(encoding="utf-8")).get("about") or {}
+    return Evaluation(summarise(rows).convention, tuple(rows), about, _read_files(folder))
 
 
 def _read_files(folder: Path) -> dict[str, dict[str, Path]]:

@@ -67,7 +67,8 @@ def make_run(folder: Path, *, error_mm: float = 1.5, cases: Sequence[str] = ("a"
 def write_rows(folder: Path, rows: Sequence[Row]) -> None:
     """Replaces a run's table."""
     (folder / "evaluation").mkdir(exist_ok=True)
-    write_json(folder / "evaluation" / "table.json", rows)
+    about = {"data": "/somewhere/unseen set", "cases": "unseen", "checkpoint": "best"}
+    write_json(folder / "evaluation" / "table.json", rows, about)
 
 
 def make_unevaluated(folder: Path, *, error_mm: float = 1.5, epochs: int = 40) -> Path:

@@ -226,3 +226,8 @@ def test_numbers_that_are_not_finite_leave_a_gap(tmp_path: Path) -> None:
     page = read_page(write_report([run], tmp_path / "out"))
     assert len(page.pictures) == 2
     assert "nan" not in page.tables["facts"]["Best validation"][0].text
+
+
+def test_page_says_what_was_scored(both: Page) -> None:
+    for cell in both.tables["facts"]["Scored on"]:
+        assert re.fullmatch(r"\d+ unseen cases of unseen set, best checkpoint", cell.text)
