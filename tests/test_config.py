@@ -3,11 +3,12 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import yaml
 
+from ars_jax import cli
 from ars_jax.config import (
     AugmentConfig,
     Config,
@@ -24,7 +25,10 @@ from ars_jax.config import (
     to_dict,
     to_yaml,
 )
+from ars_jax.data import layouts
+from ars_jax.data.phantom import PHANTOM_PAIRS
 from ars_jax.errors import UserError
+from ars_jax.metrics import surface
 from ars_jax.options import preset, read_config
 from ars_jax.train.step import make_loss
 
@@ -263,3 +267,12 @@ def test_values_that_contradict_each_other_name_both_keys(tmp_path: Path, option
 @pytest.mark.parametrize("config", [SMALLEST, OTHER], ids=["defaults", "nothing at its default"])
 def test_values_in_range_pass(config: Config) -> None:
     check_config(config)
+
+
+def test_words_that_stand_in_two_rooms_agree() -> None:
+    """The command line repeats some, so that its help need not load what they belong to."""
+    conventions = get_args(cli.Convention)
+    assert conventions == tuple(surface.CONVENTIONS)
+    assert set(get_args(get_type_hints(DataConfig)["layout"])) == {"auto", *layouts._FINDERS}
+    demo = preset("demo", ["--data.root=a", "--run.dir=b"])
+    assert demo.data.pairs == PHANTOM_PAIRS
