@@ -1,53 +1,89 @@
-"""Losses of logits and labels as scalars, and weighted sums of them from one pass over the volume."""
+"""Losses of logits and labels as scalars."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal
+from typing import Literal, TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
 
 from ars_jax.losses.overlap import (
-    Absent,
     AdaptiveGradient,
-    Reduction,
     adaptive_tversky_loss,
+    cross_entropy_loss,
     dice_loss,
-    reduce_loss,
+    focal_tversky_loss,
+    generalized_dice_loss,
+    sensitivity_specificity_loss,
     tversky_loss,
 )
+from ars_jax.losses.reduction import (
+    Absent,
+    ClassWeights,
+    Reduction,
+    check_word,
+    class_factors,
+    pyramid_loss,
+    reduce_loss,
+)
+from ars_jax.losses.regions import RegionMap
 from ars_jax.losses.statistics import OverlapStatistics, overlap_statistics
 
 CrossEntropyReduction = Literal["mean", "sum"]
 
 
-def dice(
-    logits: jax.Array,
-    labels: jax.Array,
-    *,
-    absent: Absent = "count",
-    reduction: Reduction = "sum",
-    eps: float = 1e-7,
-    where: jax.Array | None = None,
-) -> jax.Array:
-    """Dice loss of the whole volume, squared denominators, summed over classes with background (Eq. 2).
+class Options(TypedDict, total=False):
+    """What every loss of logits and labels takes besides its own parameters.
+
+    Attributes:
+        grid: regions per axis, one number or one per axis. With a division the loss is region-specific: computed in
+            each region, then reduced. Without one the volume is one region, but for `region_specific` and
+            `adaptive_region_specific`, whose division is then the paper's, 16 per axis.
+        region_size: largest region side in voxels, instead of `grid`.
+        region_map: regions of any shape, instead of `grid`.
+        levels: grids of a pyramid, 1 unless given: each further one has half the regions per axis, their statistics
+            being sums of the finer ones', and the loss is the mean of the levels'.
+        where: `[b, *space]`, false takes a voxel out of every sum; `labels != 255` ignores a label.
+        include_background: whether class 0 has a loss, true unless given; it keeps its part in the softmax.
+        whole_batch: whether a batch is summed up as one sample, false unless given.
+        absent: `"skip"` or `"count"` pairs of region and class without reference voxel, see `reduce_loss`; skipped
+            where the volume is divided and counted where it is not, unless given.
+        reduction: `"sum"`, `"mean"` or `"class_mean"` over regions and classes, see `reduce_loss`; a sum unless given.
+        class_weights: one factor per counted class.
+        eps: smoothing in voxels, the paper's 1e-7 unless given.
+        from_probabilities: the first argument holds probabilities instead of logits.
+    """
+
+    grid: int | Sequence[int] | None
+    region_size: int | Sequence[int] | None
+    region_map: RegionMap | None
+    levels: int
+    where: jax.Array | None
+    include_background: bool
+    whole_batch: bool
+    absent: Absent | None
+    reduction: Reduction
+    class_weights: ClassWeights | None
+    eps: float
+    from_probabilities: bool
+
+
+def dice(logits: jax.Array, labels: jax.Array, *, squared: bool = True, **options: Unpack[Options]) -> jax.Array:
+    """Dice loss, summed over classes with background (Eq. 2).
 
     Args:
-        logits: `[b, *space, c]`.
+        logits: `[b, *space, c]`, two or three spatial axes, any float type.
         labels: `[b, *space]` integers, or `[b, *space, c]` one-hot or soft.
-        absent: whether classes without a reference voxel count, see `reduce_loss`.
-        reduction: over classes, see `reduce_loss`.
-        eps: smoothing, in voxels.
-        where: `[b, *space]`, false takes a voxel out of every sum.
+        squared: whether probabilities are squared in the denominator, see `dice_loss`.
+        **options: see `Options`.
 
     Returns:
-        A scalar, the mean over the batch of each sample's loss; within [0, c] for hard labels and `"sum"`.
+        A scalar, the mean over the batch of each sample's loss; within [0, c] for hard labels of one region.
 
     Raises:
-        ValueError: shapes or words that do not fit.
+        ValueError: shapes, words or a division that do not fit.
     """
-    s = overlap_statistics(logits, labels, where=where)
-    return reduce_loss(dice_loss(s, eps=eps), s, absent=absent, reduction=reduction)
+    return _reduced(partial(dice_loss, squared=squared), logits, labels, **options)
 
 
 def tversky(
@@ -56,32 +92,97 @@ def tversky(
     *,
     fp_weight: float = 0.3,
     fn_weight: float = 0.7,
-    absent: Absent = "count",
-    reduction: Reduction = "sum",
-    eps: float = 1e-7,
-    where: jax.Array | None = None,
+    **options: Unpack[Options],
 ) -> jax.Array:
-    """Tversky loss of the whole volume, summed over classes with background (Eq. 5).
+    """Tversky loss, summed over classes with background (Eq. 5).
 
     Args:
         logits: `[b, *space, c]`.
         labels: `[b, *space]` integers, or `[b, *space, c]` one-hot or soft.
         fp_weight: penalty on false positives, the paper's alpha.
         fn_weight: penalty on false negatives, the paper's beta.
-        absent: whether classes without a reference voxel count, see `reduce_loss`.
-        reduction: over classes, see `reduce_loss`.
-        eps: smoothing, in voxels.
-        where: `[b, *space]`, false takes a voxel out of every sum.
+        **options: see `Options`.
 
     Returns:
         A scalar, the mean over the batch of each sample's loss.
 
     Raises:
-        ValueError: shapes or words that do not fit.
+        ValueError: shapes, words or a division that do not fit.
     """
-    s = overlap_statistics(logits, labels, where=where)
-    values = tversky_loss(s, fp_weight=fp_weight, fn_weight=fn_weight, eps=eps)
-    return reduce_loss(values, s, absent=absent, reduction=reduction)
+    return _reduced(partial(tversky_loss, fp_weight=fp_weight, fn_weight=fn_weight), logits, labels, **options)
+
+
+def focal_tversky(
+    logits: jax.Array,
+    labels: jax.Array,
+    *,
+    fp_weight: float = 0.3,
+    fn_weight: float = 0.7,
+    gamma: float = 4 / 3,
+    **options: Unpack[Options],
+) -> jax.Array:
+    """Focal Tversky loss, summed over classes with background (Abraham & Khan 2019).
+
+    Args:
+        logits: `[b, *space, c]`.
+        labels: `[b, *space]` integers, or `[b, *space, c]` one-hot or soft.
+        fp_weight: penalty on false positives.
+        fn_weight: penalty on false negatives.
+        gamma: the Tversky loss of each class is taken to the power 1 / gamma, see `focal_tversky_loss`.
+        **options: see `Options`.
+
+    Returns:
+        A scalar, the mean over the batch of each sample's loss.
+
+    Raises:
+        ValueError: shapes, words or a division that do not fit.
+    """
+    loss = partial(focal_tversky_loss, fp_weight=fp_weight, fn_weight=fn_weight, gamma=gamma)
+    return _reduced(loss, logits, labels, **options)
+
+
+def generalized_dice(logits: jax.Array, labels: jax.Array, **options: Unpack[Options]) -> jax.Array:
+    """Generalised Dice loss of all classes together, weighted by 1 / G^2 (Sudre et al. 2017).
+
+    Args:
+        logits: `[b, *space, c]`.
+        labels: `[b, *space]` integers, or `[b, *space, c]` one-hot or soft.
+        **options: see `Options`; `absent` and `class_weights` are those of `generalized_dice_loss`, and classes
+            without reference are left out unless `absent` says otherwise.
+
+    Returns:
+        A scalar, the mean over the batch of each sample's loss; within [0, 1] for one region.
+
+    Raises:
+        ValueError: shapes, words or a division that do not fit.
+    """
+    joint = partial(
+        generalized_dice_loss,
+        class_weights=options.pop("class_weights", None),
+        absent=options.get("absent") or "skip",
+    )
+    return _reduced(joint, logits, labels, **options)
+
+
+def sensitivity_specificity(
+    logits: jax.Array, labels: jax.Array, *, sensitivity_weight: float = 0.05, **options: Unpack[Options]
+) -> jax.Array:
+    """Sensitivity-specificity loss, summed over classes with background (Brosch & Tam 2016).
+
+    Args:
+        logits: `[b, *space, c]`.
+        labels: `[b, *space]` integers, or `[b, *space, c]` one-hot or soft.
+        sensitivity_weight: r, weight of the error over a class's own voxels, see `sensitivity_specificity_loss`.
+        **options: see `Options`.
+
+    Returns:
+        A scalar, the mean over the batch of each sample's loss.
+
+    Raises:
+        ValueError: shapes, words or a division that do not fit.
+    """
+    loss = partial(sensitivity_specificity_loss, sensitivity_weight=sensitivity_weight)
+    return _reduced(loss, logits, labels, **options)
 
 
 def cross_entropy(
@@ -90,15 +191,19 @@ def cross_entropy(
     *,
     reduction: CrossEntropyReduction = "mean",
     where: jax.Array | None = None,
+    class_weights: ClassWeights | None = None,
+    whole_batch: bool = False,
 ) -> jax.Array:
     """Cross-entropy over voxels and classes (second term of Eq. 9).
 
     Args:
         logits: `[b, *space, c]`.
         labels: `[b, *space]` integers, or `[b, *space, c]` one-hot or soft.
-        reduction: `"mean"` over a sample's counted voxels, or `"sum"`, the literal equation (about 1e7 at the start
-            of training on the paper's volumes, beside a Dice loss of at most c).
+        reduction: `"mean"` over a sample's counted voxels, weighted by their classes' weights, or `"sum"`, the literal
+            equation (about 1e7 at the start of training on the paper's volumes, beside a Dice loss of at most c).
         where: `[b, *space]`, false takes a voxel out.
+        class_weights: one factor per class.
+        whole_batch: whether the mean is over the voxels of all samples together, as in PyTorch.
 
     Returns:
         A scalar, the mean over the batch of each sample's value.
@@ -106,7 +211,8 @@ def cross_entropy(
     Raises:
         ValueError: shapes or words that do not fit.
     """
-    return _cross_entropy(overlap_statistics(logits, labels, where=where), reduction)
+    s = overlap_statistics(logits, labels, where=where)
+    return mean_cross_entropy(s.whole_batch() if whole_batch else s, reduction, class_weights)
 
 
 def baseline(
@@ -134,32 +240,21 @@ def baseline(
     Raises:
         ValueError: shapes or words that do not fit.
     """
-    weights = {"dice": 1.0, "cross_entropy": cross_entropy_weight}
-    return weighted_sum(weights, cross_entropy_reduction=cross_entropy_reduction, eps=eps)(logits, labels, where)[0]
+    s = overlap_statistics(logits, labels, where=where)
+    overlap = reduce_loss(dice_loss(s, eps=eps), s, absent="count")
+    return overlap + cross_entropy_weight * mean_cross_entropy(s, cross_entropy_reduction)
 
 
 def region_specific(
-    logits: jax.Array,
-    labels: jax.Array,
-    *,
-    grid: int | Sequence[int] | None = None,
-    region_size: int | Sequence[int] | None = None,
-    absent: Absent = "skip",
-    reduction: Reduction = "sum",
-    eps: float = 1e-7,
-    where: jax.Array | None = None,
+    logits: jax.Array, labels: jax.Array, *, squared: bool = True, **options: Unpack[Options]
 ) -> jax.Array:
     """Region-specific loss: the Dice loss of every region, summed over regions and classes (Eq. 4).
 
     Args:
         logits: `[b, *space, c]`.
         labels: `[b, *space]` integers, or `[b, *space, c]` one-hot or soft.
-        grid: regions per axis; 16 (the paper) when neither this nor `region_size` is given.
-        region_size: largest region side in voxels, instead of `grid`.
-        absent: whether pairs of region and class without a reference voxel count, see `reduce_loss`.
-        reduction: over regions and classes, see `reduce_loss`.
-        eps: smoothing, in voxels.
-        where: `[b, *space]`, false takes a voxel out of every sum.
+        squared: see `dice`.
+        **options: see `Options`.
 
     Returns:
         A scalar, the mean over the batch of each sample's loss.
@@ -167,39 +262,30 @@ def region_specific(
     Raises:
         ValueError: shapes, words or a division that do not fit.
     """
-    s = overlap_statistics(logits, labels, **_division(grid, region_size), where=where)
-    return reduce_loss(dice_loss(s, eps=eps), s, absent=absent, reduction=reduction)
+    return _reduced(partial(dice_loss, squared=squared), logits, labels, **_divided(options))
 
 
 def adaptive_region_specific(
     logits: jax.Array,
     labels: jax.Array,
     *,
-    grid: int | Sequence[int] | None = None,
-    region_size: int | Sequence[int] | None = None,
     a: float = 0.3,
     b: float = 0.4,
+    exponent: float = 1.0,
     adaptive_gradient: AdaptiveGradient = "through",
-    absent: Absent = "skip",
-    reduction: Reduction = "sum",
-    eps: float = 1e-7,
-    where: jax.Array | None = None,
+    **options: Unpack[Options],
 ) -> jax.Array:
     """Adaptive region-specific loss: every region's Tversky loss with penalties that follow its errors (Eqs. 6-8).
 
     Args:
         logits: `[b, *space, c]`.
         labels: `[b, *space]` integers, or `[b, *space, c]` one-hot or soft.
-        grid: regions per axis; 16 (the paper) when neither this nor `region_size` is given.
-        region_size: largest region side in voxels, instead of `grid`.
         a: the smallest penalty, the paper's A.
         b: the range of the penalty, the paper's B.
+        exponent: of the error fraction in Eqs. 7-8, see `adaptive_weights`.
         adaptive_gradient: whether the penalties are differentiated (`"through"`) or not (`"stop"`), see
             `adaptive_tversky_loss`.
-        absent: whether pairs of region and class without a reference voxel count, see `reduce_loss`.
-        reduction: over regions and classes, see `reduce_loss`.
-        eps: smoothing, in voxels.
-        where: `[b, *space]`, false takes a voxel out of every sum.
+        **options: see `Options`.
 
     Returns:
         A scalar, the mean over the batch of each sample's loss.
@@ -207,109 +293,77 @@ def adaptive_region_specific(
     Raises:
         ValueError: shapes, words or a division that do not fit.
     """
-    s = overlap_statistics(logits, labels, **_division(grid, region_size), where=where)
-    values = adaptive_tversky_loss(s, a=a, b=b, adaptive_gradient=adaptive_gradient, eps=eps)
-    return reduce_loss(values, s, absent=absent, reduction=reduction)
+    loss = partial(adaptive_tversky_loss, a=a, b=b, exponent=exponent, adaptive_gradient=adaptive_gradient)
+    return _reduced(loss, logits, labels, **_divided(options))
 
 
-def weighted_sum(
-    weights: Mapping[str, float],
+def mean_cross_entropy(
+    statistics: OverlapStatistics, reduction: CrossEntropyReduction, class_weights: ClassWeights | None = None
+) -> jax.Array:
+    """Cross-entropy of the whole volume as a scalar, see `cross_entropy`.
+
+    Args:
+        statistics: of the whole volume or of regions, `[b, *grid, c]`.
+        reduction: see `cross_entropy`.
+        class_weights: see `cross_entropy`.
+
+    Returns:
+        A scalar, the mean over the batch.
+
+    Raises:
+        ValueError: another word for `reduction`, or another number of class weights.
+    """
+    check_word("reduction", reduction, CrossEntropyReduction)
+    total = statistics.total()
+    if reduction == "sum":
+        return jnp.mean(jnp.sum(class_factors(class_weights, total.log_loss) * total.log_loss, axis=-1))
+    return jnp.mean(cross_entropy_loss(total, class_weights=class_weights))
+
+
+def grid_or_paper(
+    grid: int | Sequence[int] | None, region_size: int | Sequence[int] | None, region_map: RegionMap | None
+) -> int | Sequence[int] | None:
+    """Returns the grid, the paper's 16 where no division is asked for."""
+    return 16 if grid is None and region_size is None and region_map is None else grid
+
+
+def _divided(options: Options) -> Options:
+    asked = (options.get("grid"), options.get("region_size"), options.get("region_map"))
+    return {**options, "grid": grid_or_paper(*asked)}
+
+
+def _reduced(
+    loss: Callable[..., jax.Array],
+    logits: jax.Array,
+    labels: jax.Array,
     *,
     grid: int | Sequence[int] | None = None,
     region_size: int | Sequence[int] | None = None,
-    a: float = 0.3,
-    b: float = 0.4,
-    adaptive_gradient: AdaptiveGradient = "through",
-    fp_weight: float = 0.3,
-    fn_weight: float = 0.7,
-    absent: Absent = "skip",
+    region_map: RegionMap | None = None,
+    levels: int = 1,
+    where: jax.Array | None = None,
+    include_background: bool = True,
+    whole_batch: bool = False,
+    absent: Absent | None = None,
     reduction: Reduction = "sum",
-    cross_entropy_reduction: CrossEntropyReduction = "mean",
+    class_weights: ClassWeights | None = None,
     eps: float = 1e-7,
-) -> Callable[..., tuple[jax.Array, dict[str, jax.Array]]]:
-    """Makes a loss that is a weighted sum of this module's losses, all from one pass over the volume.
-
-    Args:
-        weights: a weight for each wanted loss: `dice`, `cross_entropy`, `tversky`, `region_specific`,
-            `adaptive_region_specific`.
-        grid: regions per axis for the regional losses; 16 when neither this nor `region_size` is given.
-        region_size: largest region side in voxels, instead of `grid`.
-        a: the adaptive loss's smallest penalty.
-        b: the adaptive loss's range of the penalty.
-        adaptive_gradient: see `adaptive_region_specific`.
-        fp_weight: for `tversky`.
-        fn_weight: for `tversky`.
-        absent: for the regional losses; the global ones count every class.
-        reduction: for the regional losses; the global ones sum over classes.
-        cross_entropy_reduction: see `cross_entropy`.
-        eps: smoothing, in voxels.
-
-    Returns:
-        A function of `(logits, labels, where=None)` that returns the total and a dictionary of the unweighted parts.
-
-    Raises:
-        ValueError: a name that is no loss, no name at all, or (when called) arguments that do not fit.
-    """
-    whole = {
-        "dice": partial(dice_loss, eps=eps),
-        "tversky": partial(tversky_loss, fp_weight=fp_weight, fn_weight=fn_weight, eps=eps),
-    }
-    adaptive = partial(adaptive_tversky_loss, a=a, b=b, adaptive_gradient=adaptive_gradient, eps=eps)
-    regional = {"region_specific": partial(dice_loss, eps=eps), "adaptive_region_specific": adaptive}
-    known = (*whole, "cross_entropy", *regional)
-    unknown = [name for name in weights if name not in known]
-    if unknown or not weights:
-        raise ValueError(f"weights (={dict(weights)}) must name one or more of {', '.join(known)}")
-    division = _division(grid, region_size) if any(name in regional for name in weights) else {}
-
-    def loss(
-        logits: jax.Array, labels: jax.Array, where: jax.Array | None = None
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        s = overlap_statistics(logits, labels, **division, where=where)
-        total = s.total()
-
-        def part(name: str) -> jax.Array:
-            if name == "cross_entropy":
-                return _cross_entropy(total, cross_entropy_reduction)
-            if name in whole:
-                return reduce_loss(whole[name](total), total, absent="count", reduction="sum")
-            return reduce_loss(regional[name](s), s, absent=absent, reduction=reduction)
-
-        parts = {name: part(name) for name in weights}
-        return jnp.stack([weights[name] * part for name, part in parts.items()]).sum(), parts
-
-    return loss
-
-
-def marginal_logits(logits: jax.Array, labelled: jax.Array) -> jax.Array:
-    """Merges classes that nobody drew in a case into its background, so that no loss sees them.
-
-    The background's probability becomes the sum of its own and the undrawn classes', whose own becomes 0: a voxel of
-    an undrawn organ, marked as background in the label map, is then no error.
-
-    Args:
-        logits: `[b, *space, c]`, class 0 is background.
-        labelled: `[b, c]`, false for a class that was not drawn in the case.
-
-    Returns:
-        `[b, *space, c]`, to be given to any loss; the logits themselves where all classes are drawn.
-    """
-    drawn = labelled.reshape(labelled.shape[0], *(1,) * (logits.ndim - 2), labelled.shape[1])
-    classes = jnp.arange(logits.shape[-1]).reshape(*(1,) * (logits.ndim - 1), -1)
-    merged = jnp.where(drawn & (classes > 0), -jnp.inf, logits)
-    background = jax.nn.logsumexp(merged, axis=-1, keepdims=True)
-    kept = jnp.where(drawn, logits, jnp.finfo(logits.dtype).min / 2)
-    return jnp.where(classes == 0, background, kept)
-
-
-def _cross_entropy(s: OverlapStatistics, reduction: CrossEntropyReduction) -> jax.Array:
-    if reduction == "sum":
-        return jnp.mean(s.log_loss)
-    if reduction == "mean":
-        return jnp.mean(s.log_loss / jnp.maximum(s.voxels[..., 0], 1))
-    raise ValueError(f"reduction (={reduction!r}) must be one of 'mean', 'sum'")
-
-
-def _division(grid: int | Sequence[int] | None, region_size: int | Sequence[int] | None) -> dict:
-    """Returns the division for `overlap_statistics`, the paper's grid where none is asked for."""
-    return {"grid": 16 if grid is None and region_size is None else grid, "region_size": region_size}
+    from_probabilities: bool = False,
+) -> jax.Array:
+    """One pass, a loss of its statistics, one number."""
+    s = overlap_statistics(
+        logits,
+        labels,
+        grid=grid,
+        region_size=region_size,
+        region_map=region_map,
+        where=where,
+        from_probabilities=from_probabilities,
+    )
+    s = s if include_background else s.foreground()
+    s = s.whole_batch() if whole_batch else s
+    if absent is None:
+        absent = "count" if grid is None and region_size is None and region_map is None else "skip"
+    return pyramid_loss(
+        partial(loss, eps=eps), s, levels=levels, absent=absent, reduction=reduction, class_weights=class_weights
+    )

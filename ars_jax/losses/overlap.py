@@ -1,37 +1,49 @@
-"""Losses per region and class as arithmetic on overlap statistics: `[b, *grid, c]` in, `[b, *grid, c]` out."""
+"""Losses per region and class as arithmetic on overlap statistics: `[b, *grid, c]` in, `[b, *grid, c]` out.
 
-from typing import Literal, get_args
+Statistics of regions give the region-specific form of a loss, those of the whole volume its usual one.
+"""
+
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
+from ars_jax.losses.reduction import Absent, ClassWeights, check_word, class_factors
 from ars_jax.losses.statistics import OverlapStatistics
 
 AdaptiveGradient = Literal["through", "stop"]
-Absent = Literal["skip", "count"]
-Reduction = Literal["sum", "mean", "class_mean"]
+
+FOCAL_CHORD = 1e-6
+"""The loss below which the focal power is replaced by its chord through 0, whose slope is finite."""
 
 
-def dice_loss(statistics: OverlapStatistics, *, eps: float = 1e-7) -> jax.Array:
-    """Dice loss with squared denominators, `1 - (2I + eps) / (P2 + G + eps)` (Eq. 2).
+def dice_loss(statistics: OverlapStatistics, *, squared: bool = True, eps: float = 1e-7) -> jax.Array:
+    """Dice loss, `1 - (2I + eps) / (P2 + G + eps)` (Eq. 2), or with P in the place of P2.
 
-    For soft references the paper's sum of g^2 is taken as the sum of g, as for hard ones.
+    The gradient that the paper prints (Eq. 3) has the sign of the coefficient's, not of this loss's, and leaves out
+    eps. For soft references the paper's sum of g^2 is taken as the sum of g, as for hard ones.
 
     Args:
         statistics: fields `[b, *grid, c]`.
+        squared: whether probabilities are squared in the denominator, as in the paper and Milletari et al. 2016.
         eps: smoothing, in voxels.
 
     Returns:
         `[b, *grid, c]`, within [0, 1] for hard references.
     """
     s = statistics
-    return 1 - (2 * s.intersection + eps) / (s.predicted_squared + s.reference + eps)
+    predicted = s.predicted_squared if squared else s.predicted
+    return 1 - (2 * s.intersection + eps) / (predicted + s.reference + eps)
 
 
 def tversky_loss(
-    statistics: OverlapStatistics, *, fp_weight: float | jax.Array, fn_weight: float | jax.Array, eps: float = 1e-7
+    statistics: OverlapStatistics,
+    *,
+    fp_weight: float | jax.Array = 0.3,
+    fn_weight: float | jax.Array = 0.7,
+    eps: float = 1e-7,
 ) -> jax.Array:
-    """Tversky loss, `1 - (I + eps) / (I + fp_weight FP + fn_weight FN + eps)` (Eq. 5).
+    """Tversky loss, `1 - (I + eps) / (I + fp_weight FP + fn_weight FN + eps)` (Eq. 5; Salehi et al. 2017).
 
     Args:
         statistics: fields `[b, *grid, c]`.
@@ -42,29 +54,142 @@ def tversky_loss(
     Returns:
         `[b, *grid, c]`, within [0, 1].
     """
+    hit = statistics.intersection
+    errors = fp_weight * statistics.false_positives + fn_weight * statistics.false_negatives
+    return 1 - (hit + eps) / (hit + errors + eps)
+
+
+def focal_tversky_loss(
+    statistics: OverlapStatistics,
+    *,
+    fp_weight: float = 0.3,
+    fn_weight: float = 0.7,
+    gamma: float = 4 / 3,
+    eps: float = 1e-7,
+) -> jax.Array:
+    """Focal Tversky loss, the Tversky loss to the power `1 / gamma` (Abraham & Khan 2019).
+
+    A power below 1 has an infinite slope at a perfect score. Departure: a Tversky loss below 1e-6 is multiplied by
+    the power's slope of chord there instead, so that value and gradient stay finite and a perfect score stays 0.
+    Abraham & Khan name the weight on false negatives alpha; the names here say what is weighted.
+
+    Args:
+        statistics: fields `[b, *grid, c]`.
+        fp_weight: penalty on false positives.
+        fn_weight: penalty on false negatives.
+        gamma: above 1, well segmented classes keep more of their gradient; 1 is the Tversky loss.
+        eps: smoothing, in voxels.
+
+    Returns:
+        `[b, *grid, c]`, within [0, 1].
+    """
+    loss = tversky_loss(statistics, fp_weight=fp_weight, fn_weight=fn_weight, eps=eps)
+    curved = loss > FOCAL_CHORD
+    power = jnp.where(curved, loss, 1) ** (1 / gamma)
+    return jnp.where(curved, power, loss * FOCAL_CHORD ** (1 / gamma - 1))
+
+
+def generalized_dice_loss(
+    statistics: OverlapStatistics,
+    *,
+    class_weights: ClassWeights | None = None,
+    absent: Absent = "skip",
+    eps: float = 1e-7,
+) -> jax.Array:
+    """Generalised Dice loss of all classes, `1 - (2 sum_c w I + eps) / (sum_c w (P + G) + eps)` (Sudre et al. 2017).
+
+    The weights are `w = 1 / G^2`. Departure: they are scaled so that the largest w G of a region is 1, which changes
+    nothing but the meaning of eps: with plain weights an eps of 1e-5 outweighs organs of some 100,000 voxels, and a
+    prediction that misses everything scores 0.2.
+
+    Args:
+        statistics: fields `[b, *grid, c]`.
+        class_weights: further factors of w, `[c]`.
+        absent: a class without reference voxels in a region has an infinite weight; `"skip"` leaves it out there,
+            `"count"` gives it the largest of the finite ones.
+        eps: smoothing, in units of a weighted overlap, which is at least 1 where a class is present.
+
+    Returns:
+        `[b, *grid, 1]`, within [0, 1].
+
+    Raises:
+        ValueError: another word for `absent`, or another number of class weights.
+    """
+    check_word("absent", absent, Absent)
     s = statistics
-    errors = fp_weight * s.false_positives + fn_weight * s.false_negatives
-    return 1 - (s.intersection + eps) / (s.intersection + errors + eps)
+    present = s.reference > 0
+    smallest = jnp.min(jnp.where(present, s.reference, jnp.inf), axis=-1, keepdims=True)
+    smallest = jnp.where(jnp.isfinite(smallest), smallest, 1)
+    reference = jnp.where(present, s.reference, smallest)
+    weight = class_factors(class_weights, s.reference) * smallest / reference / reference
+    if absent == "skip":
+        weight = jnp.where(present, weight, 0)
+    # 1 - (2I + eps) / (P + G + eps) is (FP + FN) / (P + G + eps), without the difference of two nearly equal numbers.
+    errors = jnp.sum(weight * (s.false_positives + s.false_negatives), axis=-1, keepdims=True)
+    return errors / (jnp.sum(weight * (s.predicted + s.reference), axis=-1, keepdims=True) + eps)
+
+
+def sensitivity_specificity_loss(
+    statistics: OverlapStatistics, *, sensitivity_weight: float = 0.05, eps: float = 1e-7
+) -> jax.Array:
+    """Sensitivity-specificity loss, `r (G - 2I + Q) / (G + eps) + (1 - r) (P2 - Q) / (N - G + eps)`.
+
+    The first fraction is the mean squared error over the class's voxels, the second over all others (Brosch & Tam
+    2016). For soft references the squared errors are `(1 - p)^2` and `p^2`, weighted by g and 1 - g.
+
+    Args:
+        statistics: fields `[b, *grid, c]`.
+        sensitivity_weight: r, which the paper does not give; Brosch & Tam find 0.01 to 0.10 alike.
+        eps: smoothing, in voxels.
+
+    Returns:
+        `[b, *grid, c]`, within [0, 1].
+    """
+    s, r = statistics, sensitivity_weight
+    missed = _not_negative(s.reference - 2 * s.intersection + s.intersection_squared)
+    false = _not_negative(s.predicted_squared - s.intersection_squared)
+    others = _not_negative(s.voxels - s.reference)
+    return r * missed / (s.reference + eps) + (1 - r) * false / (others + eps)
+
+
+def cross_entropy_loss(statistics: OverlapStatistics, *, class_weights: ClassWeights | None = None) -> jax.Array:
+    """Mean cross-entropy of all classes, `sum_c w E / sum_c w G` (second term of Eq. 9, divided by the voxels).
+
+    Args:
+        statistics: fields `[b, *grid, c]`.
+        class_weights: w, `[c]`, 1 unless given.
+
+    Returns:
+        `[b, *grid, 1]`; 0 where no voxel is counted.
+
+    Raises:
+        ValueError: another number of class weights.
+    """
+    weights = class_factors(class_weights, statistics.log_loss)
+    counted = jnp.sum(weights * statistics.reference, axis=-1, keepdims=True)
+    return jnp.sum(weights * statistics.log_loss, axis=-1, keepdims=True) / jnp.where(counted > 0, counted, 1)
 
 
 def adaptive_weights(
-    statistics: OverlapStatistics, *, a: float = 0.3, b: float = 0.4, eps: float = 1e-7
+    statistics: OverlapStatistics, *, a: float = 0.3, b: float = 0.4, exponent: float = 1.0, eps: float = 1e-7
 ) -> tuple[jax.Array, jax.Array]:
     """Penalties on false positives and false negatives that follow the present errors (Eqs. 7 and 8).
 
-    `alpha = a + b (FP + eps) / (FP + FN + eps)` and `beta = a + b (FN + eps) / (FP + FN + eps)`.
+    `alpha = a + b ((FP + eps) / (FP + FN + eps))^exponent`, `beta` alike with FN.
 
     Args:
         statistics: fields `[b, *grid, c]`.
         a: the smallest penalty.
         b: the range of the penalty; `FP = FN` gives `a + b / 2` for both.
+        exponent: an extension, 1 in the paper; above 1 the penalties are small unless one error dominates.
         eps: smoothing, in voxels.
 
     Returns:
         alpha and beta, each `[b, *grid, c]`, within `[a, a + b]`.
     """
     fp, fn = statistics.false_positives, statistics.false_negatives
-    return a + b * (fp + eps) / (fp + fn + eps), a + b * (fn + eps) / (fp + fn + eps)
+    alpha, beta = (fp + eps) / (fp + fn + eps), (fn + eps) / (fp + fn + eps)
+    return a + b * alpha**exponent, a + b * beta**exponent
 
 
 def adaptive_tversky_loss(
@@ -72,6 +197,7 @@ def adaptive_tversky_loss(
     *,
     a: float = 0.3,
     b: float = 0.4,
+    exponent: float = 1.0,
     adaptive_gradient: AdaptiveGradient = "through",
     eps: float = 1e-7,
 ) -> jax.Array:
@@ -86,6 +212,7 @@ def adaptive_tversky_loss(
         statistics: fields `[b, *grid, c]`.
         a: the smallest penalty.
         b: the range of the penalty.
+        exponent: see `adaptive_weights`.
         adaptive_gradient: `"through"` or `"stop"`.
         eps: smoothing, in voxels.
 
@@ -95,45 +222,12 @@ def adaptive_tversky_loss(
     Raises:
         ValueError: another word for `adaptive_gradient`.
     """
-    _check_word("adaptive_gradient", adaptive_gradient, AdaptiveGradient)
-    weights = adaptive_weights(statistics, a=a, b=b, eps=eps)
+    check_word("adaptive_gradient", adaptive_gradient, AdaptiveGradient)
+    weights = adaptive_weights(statistics, a=a, b=b, exponent=exponent, eps=eps)
     if adaptive_gradient == "stop":
         weights = jax.lax.stop_gradient(weights)
     return tversky_loss(statistics, fp_weight=weights[0], fn_weight=weights[1], eps=eps)
 
 
-def reduce_loss(
-    values: jax.Array, statistics: OverlapStatistics, *, absent: Absent = "skip", reduction: Reduction = "sum"
-) -> jax.Array:
-    """Reduces a loss per region and class to one number per sample, then to its mean over the batch.
-
-    Args:
-        values: `[b, *grid, c]`.
-        statistics: those that the values were computed from.
-        absent: `"skip"` leaves out pairs of region and class without any reference voxel, as the paper does; `"count"`
-            keeps them, each adding about 1 to the sum, with gradients up to 1 / eps where the prediction is near 0.
-        reduction: over the counted pairs, `"sum"` (the paper), `"mean"`, or `"class_mean"`: the mean over a class's
-            counted regions, summed over classes, which is the scale of the global Dice loss.
-
-    Returns:
-        A scalar; a sample without counted pairs gives 0.
-
-    Raises:
-        ValueError: another word for `absent` or `reduction`.
-    """
-    _check_word("absent", absent, Absent)
-    _check_word("reduction", reduction, Reduction)
-    counted = statistics.reference > 0 if absent == "skip" else jnp.ones(values.shape, bool)
-    values = jnp.where(counted, values, 0)
-    regions = tuple(range(1, values.ndim - 1))
-    per_class, pairs = values.sum(regions), counted.sum(regions).astype(values.dtype)
-    if reduction == "mean":
-        return jnp.mean(per_class.sum(-1) / jnp.maximum(pairs.sum(-1), 1))
-    if reduction == "class_mean":
-        per_class = per_class / jnp.maximum(pairs, 1)
-    return jnp.mean(per_class.sum(-1))
-
-
-def _check_word(name: str, word: str, allowed: object) -> None:
-    if word not in get_args(allowed):
-        raise ValueError(f"{name} (={word!r}) must be one of {', '.join(map(repr, get_args(allowed)))}")
+def _not_negative(x: jax.Array) -> jax.Array:
+    return jnp.where(x >= 0, x, 0)

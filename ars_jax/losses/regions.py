@@ -1,5 +1,6 @@
-"""Division of a volume into non-overlapping regions, and sums over them."""
+"""Division of a volume into regions, and sums over them."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
@@ -7,13 +8,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-Edges = tuple[int, ...]
-"""The cuts of one axis: region r covers voxels `edges[r]` to `edges[r + 1] - 1`."""
+Bounds = tuple[tuple[int, int], ...]
+"""The regions of one axis: region r covers voxels `start` to `stop - 1` of `bounds[r] = (start, stop)`."""
 
 
-def region_edges(
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class RegionMap:
+    """Regions of any shape, such as organs with their surroundings or supervoxels.
+
+    Attributes:
+        ids: the region of each voxel, integers in `[0, count)`, `[b, *space]`; voxels with another number are in no
+            region, and so in no sum.
+        count: how many regions there are; fixed when a function is compiled.
+    """
+
+    ids: jax.Array
+    count: int = dataclasses.field(metadata={"static": True})
+
+
+def region_bounds(
     space: Sequence[int], *, grid: int | Sequence[int] | None = None, region_size: int | Sequence[int] | None = None
-) -> tuple[Edges, ...]:
+) -> tuple[Bounds, ...]:
     """Cuts every axis into balanced regions that cover each voxel once.
 
     Region r of n over a side of s voxels covers `floor(r s / n)` to `floor((r + 1) s / n) - 1`, so that sides that
@@ -26,7 +42,7 @@ def region_edges(
         region_size: largest region side in voxels, instead of `grid`.
 
     Returns:
-        The cuts of each axis, one tuple of `regions + 1` increasing voxel indices per axis.
+        The regions of each axis, one tuple of `(start, stop)` voxel indices per axis.
 
     Raises:
         ValueError: both divisions given, a number below 1, a wrong count of numbers, or more regions than voxels.
@@ -47,36 +63,69 @@ def region_edges(
                 f"use a grid of at most {side} there, or region_size"
             )
     return tuple(
-        tuple(region * side // count for region in range(count + 1)) for side, count in zip(space, counts, strict=True)
+        tuple((region * side // count, (region + 1) * side // count) for region in range(count))
+        for side, count in zip(space, counts, strict=True)
     )
 
 
-def sum_over_regions(x: jax.Array, edges: Sequence[Edges]) -> jax.Array:
+def equal_side(bounds: Bounds) -> int | None:
+    """Returns the side of an axis's regions where all are alike and follow each other without gap, else None."""
+    side = bounds[0][1]
+    return side if bounds == tuple((r * side, (r + 1) * side) for r in range(len(bounds))) else None
+
+
+def sum_over_regions(x: jax.Array, bounds: Sequence[Bounds]) -> jax.Array:
     """Sums `x` over each region.
 
-    Equal regions are a reshape and one sum, the fastest form measured and one that shards over devices; unequal ones
-    are a product with a 0/1 membership matrix per axis.
+    Equal regions are a reshape and a sum, the fastest form measured and one that shards over devices; others are a
+    product with a 0/1 membership matrix per axis.
 
     Args:
         x: `[b, *space, ...]`.
-        edges: the cuts of each spatial axis, from `region_edges`.
+        bounds: the regions of each spatial axis, from `region_bounds`.
 
     Returns:
         `[b, *grid, ...]`, in the type of `x`.
     """
-    if all(len(set(np.diff(cuts))) == 1 for cuts in edges):
-        split = [size for cuts in edges for size in (len(cuts) - 1, cuts[1] - cuts[0])]
-        within = tuple(range(2, 2 + len(split), 2))
-        return x.reshape(x.shape[0], *split, *x.shape[1 + len(edges) :]).sum(within)
-    for axis, cuts in enumerate(edges, start=1):
-        x = jnp.moveaxis(jnp.tensordot(_membership(cuts, x.dtype), x, (1, axis), precision="highest"), 0, axis)
+    split, within = [x.shape[0]], []
+    for axis, regions in enumerate(bounds, start=1):
+        if side := equal_side(regions):
+            within.append(len(split) + 1)
+            split += [len(regions), side]
+        else:
+            split.append(x.shape[axis])
+    x = x.reshape(*split, *x.shape[1 + len(bounds) :]).sum(tuple(within))
+    for axis, regions in enumerate(bounds, start=1):
+        if equal_side(regions) is None:
+            member = _membership(regions, x.shape[axis], x.dtype)
+            x = jnp.moveaxis(jnp.tensordot(member, x, (1, axis), precision="highest"), 0, axis)
     return x
 
 
-def _membership(cuts: Edges, dtype: jnp.dtype) -> np.ndarray:
+def sum_over_map(x: jax.Array, region_map: RegionMap) -> jax.Array:
+    """Sums `x` over regions of any shape.
+
+    Args:
+        x: `[b, *space, c]`.
+        region_map: ids `[b, *space]`.
+
+    Returns:
+        `[b, regions, c]`, in the type of `x`.
+    """
+
+    def one_sample(x: jax.Array, ids: jax.Array) -> jax.Array:
+        ids = jnp.where(
+            ids < 0, region_map.count, ids
+        )  # an index below 0 would count from the end; one too large drops
+        return jax.ops.segment_sum(x.reshape(-1, x.shape[-1]), ids.reshape(-1), region_map.count)
+
+    return jax.vmap(one_sample)(x, region_map.ids)
+
+
+def _membership(bounds: Bounds, side: int, dtype: jnp.dtype) -> np.ndarray:
     """Returns the 0/1 matrix [region, voxel] of one axis."""
-    voxel = np.arange(cuts[-1])
-    starts, stops = np.asarray(cuts[:-1])[:, None], np.asarray(cuts[1:])[:, None]
+    voxel = np.arange(side)
+    starts, stops = np.asarray(bounds).T[:, :, None]
     return ((voxel >= starts) & (voxel < stops)).astype(dtype)
 
 

@@ -1,13 +1,23 @@
 """The one pass over the volume: per region and class, the sums that every overlap loss is made of."""
 
 import dataclasses
-import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 
-from ars_jax.losses.regions import Edges, region_edges, sum_over_regions
+from ars_jax.losses.regions import (
+    Bounds,
+    RegionMap,
+    equal_side,
+    region_bounds,
+    sum_over_map,
+    sum_over_regions,
+)
+
+SLAB_ELEMENTS = 2**19
+"""Logits per slab of the pass: few enough that a slab's temporaries stay in the cache of a CPU."""
 
 
 @jax.tree_util.register_dataclass
@@ -16,7 +26,8 @@ class OverlapStatistics:
     """Sufficient statistics of a prediction against its reference, per region and class.
 
     With p the probability of class c at a voxel and g its reference (1 or 0, or soft), summed over a region's
-    counted voxels. All are float32 (float64 for float64 logits), `[b, *grid, c]` unless said.
+    counted voxels. All are float32 (float64 for float64 logits), `[b, *grid, c]` unless said; the regions of a
+    `RegionMap` are one axis.
 
     Attributes:
         intersection: I = sum p g, the true positives.
@@ -24,8 +35,8 @@ class OverlapStatistics:
         reference: G = sum g.
         predicted_squared: P2 = sum p^2.
         intersection_squared: Q = sum p^2 g.
+        log_loss: E = -sum g log p.
         voxels: N, the counted voxels, `[b, *grid, 1]`.
-        log_loss: E = -sum of g log p over voxels and classes, `[b, *grid]`.
     """
 
     intersection: jax.Array
@@ -33,8 +44,8 @@ class OverlapStatistics:
     reference: jax.Array
     predicted_squared: jax.Array
     intersection_squared: jax.Array
-    voxels: jax.Array
     log_loss: jax.Array
+    voxels: jax.Array
 
     @property
     def false_positives(self) -> jax.Array:
@@ -48,7 +59,28 @@ class OverlapStatistics:
 
     def total(self) -> "OverlapStatistics":
         """Returns the statistics of the whole volume: the sums of the regional ones, `[b, c]`."""
-        return jax.tree.map(lambda x: x.sum(tuple(range(1, self.log_loss.ndim))), self)
+        return jax.tree.map(lambda x: x.sum(tuple(range(1, x.ndim - 1))), self)
+
+    def whole_batch(self) -> "OverlapStatistics":
+        """Returns the statistics of all samples taken together, `[1, *grid, c]`."""
+        return jax.tree.map(lambda x: x.sum(0, keepdims=True), self)
+
+    def foreground(self) -> "OverlapStatistics":
+        """Returns the statistics without class 0, `[b, *grid, c - 1]`."""
+        classes = {field.name: getattr(self, field.name)[..., 1:] for field in dataclasses.fields(self)}
+        return OverlapStatistics(**{**classes, "voxels": self.voxels})
+
+    def coarser(self) -> "OverlapStatistics":
+        """Returns the statistics of a grid with half the regions per axis, each the sum of 2 x 2 (x 2) of this one's.
+
+        Raises:
+            ValueError: an axis has an odd number of regions.
+        """
+        grid = self.predicted.shape[1:-1]
+        if any(regions % 2 for regions in grid):
+            raise ValueError(f"a grid of {'x'.join(map(str, grid))} regions cannot be halved along every axis")
+        pairs = tuple(tuple((r, r + 2) for r in range(0, regions, 2)) for regions in grid)
+        return jax.tree.map(lambda x: sum_over_regions(x, pairs), self)
 
 
 def overlap_statistics(
@@ -57,10 +89,11 @@ def overlap_statistics(
     *,
     grid: int | Sequence[int] | None = None,
     region_size: int | Sequence[int] | None = None,
+    region_map: RegionMap | None = None,
     where: jax.Array | None = None,
     from_probabilities: bool = False,
 ) -> OverlapStatistics:
-    """Sums a prediction against its reference over every region, in one pass (METHOD: symbols of Eqs. 1-11).
+    """Sums a prediction against its reference over every region, in one pass (the symbols of Eqs. 2-11).
 
     Softmax, comparison with the label map and sums are fused; no one-hot volume is stored. The backward pass computes
     the softmax again, so that only logits and labels are kept for it.
@@ -68,9 +101,10 @@ def overlap_statistics(
     Args:
         logits: `[b, *space, c]` with two or three spatial axes, any float type.
         labels: integers in `[0, c)`, `[b, *space]`, or one-hot or soft labels, `[b, *space, c]`.
-        grid: regions per axis, see `region_edges`; without it and `region_size` the volume is one region.
+        grid: regions per axis, see `region_bounds`; without any division the volume is one region.
         region_size: largest region side in voxels, instead of `grid`.
-        where: `[b, *space]`, false takes a voxel out of every sum.
+        region_map: regions of any shape, instead of `grid`.
+        where: `[b, *space]`, false takes a voxel out of every sum, whatever its logits are.
         from_probabilities: `logits` holds probabilities instead; their logarithm is then clipped at the smallest
             normal number.
 
@@ -80,80 +114,108 @@ def overlap_statistics(
     Raises:
         ValueError: shapes that do not fit together, or a division that does not fit the volume.
     """
-    _check_shapes(logits, labels, where)
-    edges = region_edges(logits.shape[1:-1], grid=grid, region_size=region_size)
-    return _sum_slabs(edges, from_probabilities, logits, labels, where)
+    _check_shapes(logits, labels, where, region_map)
+    if region_map is not None and (grid is not None or region_size is not None):
+        raise ValueError(f"region_map and grid (={grid}) or region_size (={region_size}) both divide the volume")
+    bounds = region_bounds(logits.shape[1:-1], grid=grid, region_size=region_size)
+    return sum_slabs(bounds, from_probabilities, logits, labels, where, region_map)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _sum_slabs(
-    edges: tuple[Edges, ...], from_probabilities: bool, logits: jax.Array, labels: jax.Array, where: jax.Array | None
+@partial(jax.jit, static_argnums=(0, 1))
+def sum_slabs(
+    bounds: tuple[Bounds, ...],
+    from_probabilities: bool,
+    logits: jax.Array,
+    labels: jax.Array,
+    where: jax.Array | None,
+    region_map: RegionMap | None,
 ) -> OverlapStatistics:
     """Goes through the volume in slabs along its second spatial axis, so that every temporary is slab-sized.
 
-    The first spatial axis stays whole, because that is the one a sharded volume is divided along.
+    The first spatial axis stays whole, because that is the one a sharded volume is divided along. A slab is cut out
+    inside the checkpointed function: what is kept for the backward pass is then the volume itself, not its slabs.
+
+    Args:
+        bounds: the regions of each spatial axis; they may overlap. Not used with a region map.
+        from_probabilities: see `overlap_statistics`, as for the arrays.
+        logits: `[b, *space, c]`.
+        labels: `[b, *space]` or `[b, *space, c]`.
+        where: `[b, *space]` or None.
+        region_map: ids `[b, *space]` or None.
+
+    Returns:
+        Statistics per region and class.
     """
     axis = 2
-    slabs = _slab_count(edges[axis - 1])
-    inner = (edges[0], _slab_edges(edges[axis - 1], slabs), *edges[axis:])
+    side = logits.shape[axis]
+    width, rows = _slab(bounds[axis - 1], side, logits.size // side)
+    inner = (bounds[0], tuple((row, row + rows) for row in range(0, width, rows)), *bounds[2:])
+    arrays = (logits, labels, where, region_map)
 
-    def split(x: jax.Array) -> jax.Array:
-        return x.reshape(*x.shape[:axis], slabs, x.shape[axis] // slabs, *x.shape[axis + 1 :])
+    @partial(jax.checkpoint, prevent_cse=False)  # a scan's body needs no barriers
+    def one_slab(index: jax.Array, arrays: tuple) -> OverlapStatistics:
+        slab = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, index * width, width, axis), arrays)
+        *voxels, ids = slab
+        if ids is None:
+            return _sum_voxels(lambda x: sum_over_regions(x, inner), from_probabilities, *voxels)
+        return _sum_voxels(lambda x: sum_over_map(x, ids), from_probabilities, *voxels)
+
+    slabs = jnp.arange(side // width)
+    if region_map is not None:
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one_slab, slabs[0], arrays))
+        return jax.lax.scan(lambda s, i: (jax.tree.map(jnp.add, s, one_slab(i, arrays)), None), zeros, slabs)[0]
 
     def merge(x: jax.Array) -> jax.Array:
         x = jnp.moveaxis(x, 0, axis)
-        regions = len(edges[axis - 1]) - 1
-        return x.reshape(*x.shape[:axis], regions, -1, *x.shape[axis + 2 :]).sum(axis + 1) if slabs > 1 else x[:, :, 0]
+        x = x.reshape(*x.shape[:axis], side // rows, *x.shape[axis + 2 :])
+        regions = tuple((start // rows, stop // rows) for start, stop in bounds[axis - 1])
+        units = [tuple((r, r + 1) for r in range(n)) for n in x.shape[1:-1]]
+        return sum_over_regions(x, [units[0], regions, *units[2:]])
 
-    arrays = jax.tree.map(split, (logits, labels, where))
-
-    def one_slab(index: jax.Array) -> OverlapStatistics:
-        slab = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, index, axis, keepdims=False), arrays)
-        return _sum_slab(inner, from_probabilities, *slab)
-
-    return jax.tree.map(merge, jax.lax.map(one_slab, jnp.arange(slabs)))
+    return jax.tree.map(merge, jax.lax.map(lambda i: one_slab(i, arrays), slabs))
 
 
-def _slab_count(cuts: Edges) -> int:
-    """Returns how many equal slabs to cut an axis into: whole fractions of its regions, about sixteen."""
-    regions, side = len(cuts) - 1, cuts[-1]
-    if side % regions:
-        return 1
-    width = side // regions
-    return regions * max(n for n in range(1, width + 1) if width % n == 0 and (n == 1 or regions * n <= 16))
+def _slab(bounds: Bounds, side: int, row_elements: int) -> tuple[int, int]:
+    """Returns the width of the slabs of an axis, and the rows within a slab that are summed together.
+
+    The widest division of the side that keeps a slab small. Where all regions are alike, slabs are fractions or
+    multiples of a region; elsewhere rows are summed into their regions after the pass.
+    """
+    region = equal_side(bounds)
+    widths = [w for w in range(1, side + 1) if side % w == 0 and (region is None or w % region == 0 or region % w == 0)]
+    width = max((w for w in widths if w * row_elements <= SLAB_ELEMENTS), default=1)
+    return width, 1 if region is None else min(width, region)
 
 
-def _slab_edges(cuts: Edges, slabs: int) -> Edges:
-    return cuts if slabs == 1 else (0, cuts[-1] // slabs)
-
-
-@functools.partial(jax.checkpoint, static_argnums=(0, 1))
-def _sum_slab(
-    edges: tuple[Edges, ...], from_probabilities: bool, logits: jax.Array, labels: jax.Array, where: jax.Array | None
+def _sum_voxels(
+    regional: Callable[[jax.Array], jax.Array],
+    from_probabilities: bool,
+    logits: jax.Array,
+    labels: jax.Array,
+    where: jax.Array | None,
 ) -> OverlapStatistics:
     x = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    counted = jnp.ones((*x.shape[:-1], 1), x.dtype)
+    g = _one_hot(labels, x)
+    if where is not None:
+        counted = where[..., None].astype(x.dtype)
+        x, g = (jnp.where(where[..., None], y, 0) for y in (x, g))
     if from_probabilities:
         p, log_p = x, jnp.log(jnp.maximum(x, jnp.finfo(x.dtype).tiny))
     else:
         log_p = x - jax.nn.logsumexp(x, axis=-1, keepdims=True)
         p = jnp.exp(log_p)
-    g = _one_hot(labels, x)
-    counted = jnp.ones(x.shape[:-1], x.dtype)
     if where is not None:
-        counted = jnp.where(where, counted, 0)
-        p, g, log_p = (jnp.where(where[..., None], y, 0) for y in (p, g, log_p))
-
-    def regional(y: jax.Array) -> jax.Array:
-        return sum_over_regions(y, edges)
-
+        p = p * counted
+    pg = p * g
     return OverlapStatistics(
-        intersection=regional(p * g),
+        intersection=regional(pg),
         predicted=regional(p),
         reference=regional(g),
         predicted_squared=regional(p * p),
-        intersection_squared=regional(p * p * g),
-        voxels=regional(counted)[..., None],
-        log_loss=-regional((g * log_p).sum(-1)),
+        intersection_squared=regional(p * pg),
+        log_loss=-regional(jnp.where(g > 0, g * log_p, 0)),
+        voxels=regional(counted),
     )
 
 
@@ -169,7 +231,7 @@ def _not_negative(x: jax.Array) -> jax.Array:
     return jnp.where(x >= 0, x, 0)
 
 
-def _check_shapes(logits: jax.Array, labels: jax.Array, where: jax.Array | None) -> None:
+def _check_shapes(logits: jax.Array, labels: jax.Array, where: jax.Array | None, region_map: RegionMap | None) -> None:
     if logits.ndim not in (4, 5):
         raise ValueError(f"logits must be [b, z, y, x, c] or [b, y, x, c]; their shape is {logits.shape}")
     if labels.shape not in (logits.shape, logits.shape[:-1]):
@@ -181,3 +243,11 @@ def _check_shapes(logits: jax.Array, labels: jax.Array, where: jax.Array | None)
         raise ValueError(f"labels of shape {labels.shape} must be integers; their type is {labels.dtype}")
     if where is not None and where.shape != logits.shape[:-1]:
         raise ValueError(f"where of shape {where.shape} must be {logits.shape[:-1]}, as logits without classes")
+    if region_map is None:
+        return
+    ids = region_map.ids
+    if ids.shape != logits.shape[:-1] or not jnp.issubdtype(ids.dtype, jnp.integer) or region_map.count < 1:
+        raise ValueError(
+            f"region_map of {region_map.count} regions, ids {ids.dtype} {ids.shape}, must have at least one region "
+            f"and integer ids {logits.shape[:-1]}, as logits without classes"
+        )

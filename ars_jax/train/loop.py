@@ -20,7 +20,7 @@ from ars_jax.data.loader import Batch, batches, batches_per_epoch
 from ars_jax.data.plan import read_plan, write_plan
 from ars_jax.errors import UserError
 from ars_jax.files import written_atomically
-from ars_jax.losses import region_edges
+from ars_jax.losses import region_bounds
 from ars_jax.mesh import Mesh, by_batch, make_mesh, put_batch, replicated
 from ars_jax.models import VNet
 from ars_jax.options import read_config
@@ -126,7 +126,7 @@ def _set_up(config: Config, inputs: Inputs) -> Setup:
 
 def _check_regions(config: Config, inputs: Inputs) -> None:
     try:
-        region_edges(inputs.plan.canvas or (), grid=config.loss.grid, region_size=config.loss.region_size)
+        region_bounds(inputs.plan.canvas or (), grid=config.loss.grid, region_size=config.loss.region_size)
     except ValueError as error:
         wanted = f"regions that fit the canvas {inputs.plan.canvas}"
         raise UserError(

@@ -74,7 +74,7 @@ def statistics(
     where: ArrayLike | None = None,
     from_probabilities: bool = False,
 ) -> dict[str, Array]:
-    """The sums of every region and class: fields [b, *regions, c], voxels [b, *regions, 1], log_loss [b, *regions]."""
+    """The sums of every region and class: fields [b, *regions, c], voxels [b, *regions, 1]."""
     samples: dict[str, list[Array]] = {}
     for p, g, counted in _samples(logits, labels, where, from_probabilities):
         counts = region_counts(p.shape[:-1], grid, region_size)
@@ -90,7 +90,7 @@ def statistics(
                 "false_positives": (q * (1 - h)).sum(0),
                 "false_negatives": ((1 - q) * h).sum(0),
                 "voxels": np.array([float(len(q))]),
-                "log_loss": -(h * np.log(np.maximum(q, 1e-300))).sum(),
+                "log_loss": -(h * np.log(np.maximum(q, 1e-300))).sum(0),
             }
             for name, value in sums.items():
                 regions.setdefault(name, []).append(value)
