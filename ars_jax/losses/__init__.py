@@ -3,6 +3,7 @@
 Arrays are batch first and channels last: logits `[b, *space, c]`, labels `[b, *space]`, two or three spatial axes.
 """
 
+from ars_jax.losses import presets
 from ars_jax.losses.compose import (
     Options,
     adaptive_region_specific,
@@ -49,6 +50,7 @@ __all__ = [
     "generalized_dice_loss",
     "marginal_logits",
     "overlap_statistics",
+    "presets",
     "pyramid_loss",
     "reduce_loss",
     "region_bounds",

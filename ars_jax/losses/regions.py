@@ -68,6 +68,28 @@ def region_bounds(
     )
 
 
+def pooling_bounds(space: Sequence[int], *, grid: int | Sequence[int]) -> tuple[Bounds, ...]:
+    """Cuts every axis into the bins of PyTorch's adaptive pooling.
+
+    Bin r of n over a side of s voxels covers `floor(r s / n)` to `ceil((r + 1) s / n) - 1`: bins of sides that do not
+    divide overlap, and so count some voxels twice. A side of fewer voxels than bins is allowed, as in PyTorch.
+
+    Args:
+        space: voxels per axis, `(z, y, x)` or `(y, x)`.
+        grid: bins per axis, one number for all axes or one for each.
+
+    Returns:
+        The bins of each axis, one tuple of `(start, stop)` voxel indices per axis.
+
+    Raises:
+        ValueError: a number below 1, or a wrong count of numbers.
+    """
+    return tuple(
+        tuple((box * side // count, -(-(box + 1) * side // count)) for box in range(count))
+        for side, count in zip(space, _per_axis(grid, space, "grid"), strict=True)
+    )
+
+
 def equal_side(bounds: Bounds) -> int | None:
     """Returns the side of an axis's regions where all are alike and follow each other without gap, else None."""
     side = bounds[0][1]

@@ -115,7 +115,7 @@ def overlap_statistics(
     Raises:
         ValueError: shapes that do not fit together, or a division that does not fit the volume.
     """
-    _check_shapes(logits, labels, where, region_map)
+    check_shapes(logits, labels, where, region_map)
     if region_map is not None and (grid is not None or region_size is not None):
         raise ValueError(f"region_map and grid (={grid}) or region_size (={region_size}) both divide the volume")
     bounds = region_bounds(logits.shape[1:-1], grid=grid, region_size=region_size)
@@ -233,7 +233,8 @@ def _not_negative(x: jax.Array) -> jax.Array:
     return jnp.where(x >= 0, x, 0)
 
 
-def _check_shapes(logits: jax.Array, labels: jax.Array, where: jax.Array | None, region_map: RegionMap | None) -> None:
+def check_shapes(logits: jax.Array, labels: jax.Array, where: jax.Array | None, region_map: RegionMap | None) -> None:
+    """Raises a ValueError for arguments of `overlap_statistics` whose shapes or types do not fit together."""
     if logits.ndim not in (4, 5):
         raise ValueError(f"logits must be [b, z, y, x, c] or [b, y, x, c]; their shape is {logits.shape}")
     if labels.shape not in (logits.shape, logits.shape[:-1]):
