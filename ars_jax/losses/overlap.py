@@ -135,7 +135,8 @@ def sensitivity_specificity_loss(
     """Sensitivity-specificity loss, `r (G - 2I + Q) / (G + eps) + (1 - r) (P2 - Q) / (N - G + eps)`.
 
     The first fraction is the mean squared error over the class's voxels, the second over all others (Brosch & Tam
-    2016). For soft references the squared errors are `(1 - p)^2` and `p^2`, weighted by g and 1 - g.
+    2016); a region without others has the first alone. For soft references the squared errors are `(1 - p)^2` and
+    `p^2`, weighted by g and 1 - g.
 
     Args:
         statistics: fields `[b, *grid, c]`.
@@ -147,8 +148,9 @@ def sensitivity_specificity_loss(
     """
     s, r = statistics, sensitivity_weight
     missed = _not_negative(s.reference - 2 * s.intersection + s.intersection_squared)
-    false = _not_negative(s.predicted_squared - s.intersection_squared)
     others = _not_negative(s.voxels - s.reference)
+    # Without other voxels P2 - Q is the rounding of two equal sums, which the division by eps would blow up.
+    false = jnp.where(others > 0, _not_negative(s.predicted_squared - s.intersection_squared), 0)
     return r * missed / (s.reference + eps) + (1 - r) * false / (others + eps)
 
 

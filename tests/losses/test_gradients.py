@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from tests.losses.cases import SPACE, gradient, random_case, random_mask, statistics
+from ars_jax.gradients.closed_form import value_and_gradient
+from tests.losses.cases import SPACE, gradient, loss, random_case, random_mask, statistics
 from tests.oracles import losses as oracle
 
 ENTRIES = [(i % 2, (5 * i) % 8, (7 * i) % 6, (3 * i) % 4, i % 3) for i in range(30)]
@@ -119,3 +120,14 @@ def test_statistics_have_the_slopes_of_their_sums() -> None:
             return getattr(statistics(probabilities, labels, grid=2, from_probabilities=True), name).sum()
 
         np.testing.assert_allclose(jax.grad(total)(p), slope, rtol=1e-6, atol=1e-6, err_msg=name)
+
+
+def test_a_region_wholly_of_one_class_has_no_error_over_others() -> None:
+    """P2 - Q is then the rounding of two equal sums, which must not be divided by eps."""
+    logits, _ = random_case(12, SPACE)
+    labels = np.zeros((2, *SPACE), np.int32)
+    options = {"grid": 3, "sensitivity_weight": 0.4}
+    value, slopes = jax.value_and_grad(loss("sensitivity_specificity", **options))(logits, labels)
+    wanted_value, wanted = value_and_gradient("sensitivity_specificity", logits, labels, **options)
+    np.testing.assert_allclose(value, wanted_value, rtol=1e-5)
+    assert_gradient_near(slopes, wanted)
