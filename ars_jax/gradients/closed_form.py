@@ -225,14 +225,15 @@ def _generalized_dice(
 
 
 def _sensitivity_specificity(s: Sums, *, sensitivity_weight: float = 0.05, eps: float = 1e-7) -> Terms:
-    """L = x (G - 2I + Q) + y (P2 - Q), x = r / (G + eps), y = (1 - r) / (N - G + eps).
+    """L = x (G - 2I + Q) + y (P2 - Q), x = r / (G + eps), y = (1 - r) / (N - G + eps): L_P2 = y, L_Q = x - y.
 
-    L_I = -2x, L_P2 = y, L_Q = x - y.
+    L_I = -2x. Where N = G the second term is 0, and y is taken as 0 so that no rounding is divided by eps.
     """
     missed = s.reference - 2 * s.intersection + s.intersection_squared
     false = s.predicted_squared - s.intersection_squared
     x = sensitivity_weight / (s.reference + eps)
-    y = (1 - sensitivity_weight) / (np.maximum(s.voxels - s.reference, 0) + eps)
+    others = s.voxels - s.reference
+    y = np.where(others > 0, (1 - sensitivity_weight) / (np.maximum(others, 0) + eps), 0)
     loss = x * np.maximum(missed, 0) + y * np.maximum(false, 0)
     return loss, Slopes(intersection=-2 * x, predicted_squared=y, intersection_squared=x - y)
 
