@@ -67,7 +67,7 @@ def pytorch_ars(
     s = _counted(sum_slabs(bounds, False, logits, labels, where, None), do_bg, batch_dice)
     voxels = _voxels(bounds)
     means = jax.tree.map(lambda x: x / voxels.astype(x.dtype), s)
-    loss = jnp.mean(adaptive_tversky_loss(means, a=a, b=b, eps=smooth))
+    loss = _mean(adaptive_tversky_loss(means, a=a, b=b, eps=smooth))
     return loss if region_reduction == "mean" else loss * voxels.size
 
 
@@ -87,8 +87,7 @@ def monai_dice(
     Args:
         logits: `[b, *space, c]`.
         labels: `[b, *space]` integers, or `[b, *space, c]` one-hot or soft.
-        squared: `squared_pred`, sums of p^2 and g^2 in the denominator. MONAI takes them as squared norms; here they
-            are plain sums, whose gradient is finite at 0.
+        squared: `squared_pred`, sums of p^2 and g^2 in the denominator.
         include_background: whether class 0 has a loss.
         batch: whether a batch is summed up as one sample.
         smooth_nr: added to the numerator, in voxels.
@@ -101,8 +100,8 @@ def monai_dice(
     Raises:
         ValueError: shapes that do not fit.
     """
-    s = _monai_sums(logits, labels, where, squared=squared)
-    return _dice(_counted(s, include_background, batch), squared, smooth_nr, smooth_dr)
+    s = _counted(_monai_sums(logits, labels, where, squared), include_background, batch)
+    return _monai_dice(s, squared, labels.ndim < logits.ndim, smooth_nr, smooth_dr)
 
 
 def monai_dice_ce(
@@ -138,8 +137,9 @@ def monai_dice_ce(
     Raises:
         ValueError: shapes that do not fit.
     """
-    s = _monai_sums(logits, labels, where, squared=squared)
-    overlap = _dice(_counted(s, include_background, batch), squared, smooth_nr, smooth_dr)
+    s = _monai_sums(logits, labels, where, squared)
+    counted = _counted(s, include_background, batch)
+    overlap = _monai_dice(counted, squared, labels.ndim < logits.ndim, smooth_nr, smooth_dr)
     return lambda_dice * overlap + lambda_ce * _cross_entropy(s)
 
 
@@ -212,9 +212,9 @@ def monai_generalized_dice(
     """
     s = _counted(overlap_statistics(logits, labels, where=where), include_background, batch)
     weights = _reciprocal_squares(s.reference.astype(jnp.float32)).astype(s.reference.dtype)
-    overlap = jnp.sum(weights * s.intersection, -1)
+    errors = jnp.sum(weights * (s.false_positives + s.false_negatives), -1)
     sizes = jnp.sum(weights * (s.predicted + s.reference), -1)
-    return jnp.mean(1 - (2 * overlap + smooth_nr) / (sizes + smooth_dr))
+    return jnp.mean((errors + smooth_dr - smooth_nr) / (sizes + smooth_dr))
 
 
 def nnunet_dice_ce(
@@ -261,8 +261,8 @@ def _counted(statistics: OverlapStatistics, background: bool, whole_batch: bool)
     return s.whole_batch() if whole_batch else s
 
 
-def _monai_sums(logits: jax.Array, labels: jax.Array, where: jax.Array | None, *, squared: bool) -> OverlapStatistics:
-    """Returns the statistics, the reference's being sum g^2 for squared denominators of soft labels."""
+def _monai_sums(logits: jax.Array, labels: jax.Array, where: jax.Array | None, squared: bool) -> OverlapStatistics:
+    """Returns the statistics, the reference's being sum g^2 for squared denominators."""
     s = overlap_statistics(logits, labels, where=where)
     if not squared or labels.ndim < logits.ndim:
         return s
@@ -270,14 +270,32 @@ def _monai_sums(logits: jax.Array, labels: jax.Array, where: jax.Array | None, *
     return dataclasses.replace(s, reference=references.predicted_squared)
 
 
-def _dice(statistics: OverlapStatistics, squared: bool, smooth_nr: float, smooth_dr: float) -> jax.Array:
+def _monai_dice(
+    statistics: OverlapStatistics, squared: bool, hard: bool, smooth_nr: float, smooth_dr: float
+) -> jax.Array:
     s = statistics
     predicted = s.predicted_squared if squared else s.predicted
-    return jnp.mean(1 - (2 * s.intersection + smooth_nr) / (predicted + s.reference + smooth_dr))
+    rounding = _squared_norm(s.reference) - s.reference if squared and hard else 0
+    overlap, sizes = 2 * s.intersection + rounding, predicted + s.reference + rounding
+    return jnp.mean(1 - (overlap + smooth_nr) / (sizes + smooth_dr))
+
+
+def _squared_norm(counts: jax.Array) -> jax.Array:
+    """Returns counts as MONAI has them: squared norms of one-hot labels that are float32 whatever the logits are."""
+    norms = jax.lax.optimization_barrier(jnp.sqrt(counts.astype(jnp.float32)))  # else the square undoes the root
+    return (norms * norms).astype(counts.dtype)
 
 
 def _cross_entropy(statistics: OverlapStatistics) -> jax.Array:
     return statistics.log_loss.sum() / jnp.maximum(statistics.voxels.sum(), 1)
+
+
+def _mean(values: jax.Array) -> jax.Array:
+    """Mean over all axes, one after the other: a single float32 sum over thousands of regions loses two digits."""
+    count = values.size
+    while values.ndim:
+        values = jax.lax.optimization_barrier(values.sum(-1))  # else neighbouring sums are joined to one
+    return values / count
 
 
 def _reciprocal_squares(sizes: jax.Array) -> jax.Array:
