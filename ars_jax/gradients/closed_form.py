@@ -9,54 +9,25 @@ where L_X is the slope of L by the sum X over the voxel's region. Each loss belo
 surrounds them (regions, reduction) is linear, and the softmax adds `dL/dz = p (dL/dp - sum_c p dL/dp)`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from ars_jax.losses.regions import RegionMap, region_bounds
+from ars_jax.gradients.regional import Array, Division, Slopes, Sums, Voxels, pyramid, spread, sums_over, voxels_of
+from ars_jax.losses.compose import CrossEntropyReduction
+from ars_jax.losses.overlap import FOCAL_CHORD, AdaptiveGradient
+from ars_jax.losses.reduction import Absent, Reduction, check_word
+from ars_jax.losses.regions import RegionMap
 
-Array = NDArray[np.float64]
-Absent = Literal["skip", "count"]
-Division = int | Sequence[int] | None
-
-
-class Sums(NamedTuple):
-    """Sums over the counted voxels of each region, `[samples, regions, c]`; see `OverlapStatistics` for the symbols."""
-
-    intersection: Array
-    predicted: Array
-    reference: Array
-    predicted_squared: Array
-    intersection_squared: Array
-    log_loss: Array
-    voxels: Array
-
-    @property
-    def false_positives(self) -> Array:
-        """FP = P - I, without the rounding below 0."""
-        return np.maximum(self.predicted - self.intersection, 0)
-
-    @property
-    def false_negatives(self) -> Array:
-        """FN = G - I, without the rounding below 0."""
-        return np.maximum(self.reference - self.intersection, 0)
-
-
-class Slopes(NamedTuple):
-    """Derivatives of a loss by the sums that depend on the prediction, `[samples, regions, c]` or 0."""
-
-    intersection: Array | float = 0.0
-    predicted: Array | float = 0.0
-    predicted_squared: Array | float = 0.0
-    intersection_squared: Array | float = 0.0
-    log_loss: Array | float = 0.0
-
-
+By = Literal["logits", "probabilities"]
 Terms = tuple[Array, Slopes]
-"""A loss per pair of region and class, `[samples, regions, c]`, or of all classes together, `[samples, regions, 1]`."""
+"""A loss per pair of region and class, `[samples, regions, c]`, or of all classes together, `[samples, regions, 1]`;
+and its slopes by the sums of each pair."""
+Gradient = tuple[float, Array, Array]
+"""A loss, its slopes by p without those of E, and its slopes by log p through E, both `[b, *space, c]`."""
 
 
 def value_and_gradient(
@@ -64,7 +35,7 @@ def value_and_gradient(
     logits: ArrayLike,
     labels: ArrayLike,
     *,
-    by: Literal["logits", "probabilities"] = "logits",
+    by: By = "logits",
     where: ArrayLike | None = None,
     from_probabilities: bool = False,
     **options: Any,
@@ -75,10 +46,10 @@ def value_and_gradient(
         name: a loss of `ars_jax.losses`, one of `NAMES`.
         logits: `[b, *space, c]`, two or three spatial axes.
         labels: `[b, *space]` integers, or `[b, *space, c]` one-hot or soft.
-        by: what the gradient is taken by; each probability is then a variable of its own.
+        by: what the gradient is taken by; each of a voxel's probabilities is a variable of its own. Those that are no
+            normal numbers have no slope through the log-loss, whose logarithm is clipped there.
         where: `[b, *space]`, false takes a voxel out of every sum, whatever its logits are.
-        from_probabilities: `logits` holds probabilities instead, also for `cross_entropy` and `baseline`; a voxel's
-            share of a slope `g / p` is 0 where p is not a normal number, as the logarithm is clipped there.
+        from_probabilities: `logits` holds probabilities instead, here also for `cross_entropy` and `baseline`.
         **options: those of the loss of that name, with the same defaults.
 
     Returns:
@@ -91,17 +62,12 @@ def value_and_gradient(
     """
     if name not in _LOSSES:
         raise ValueError(f"name (={name!r}) must be one of {', '.join(NAMES)}")
-    _check_word("by", by, ("logits", "probabilities"))
+    check_word("by", by, By)
     if by == "logits" and from_probabilities:
         raise ValueError('from_probabilities leaves no logits to differentiate by: give by="probabilities" with it')
-    voxels = _voxels(logits, labels, where, from_probabilities)
+    voxels = voxels_of(logits, labels, where, from_probabilities)
     value, by_p, by_log_p = _LOSSES[name](voxels, **options)
-    p = voxels.probabilities
-    if by == "logits":
-        of_p = p * (by_p - (p * by_p).sum(-1, keepdims=True))
-        return value, of_p + by_log_p - p * by_log_p.sum(-1, keepdims=True)
-    normal = p > np.finfo(np.float64).tiny
-    return value, by_p + np.divide(by_log_p, p, out=np.zeros_like(p), where=normal)
+    return value, (_by_logits if by == "logits" else _by_probabilities)(voxels.p, by_p, by_log_p)
 
 
 def effective_weights(
@@ -111,7 +77,7 @@ def effective_weights(
     a: float = 0.3,
     b: float = 0.4,
     exponent: float = 1.0,
-    adaptive_gradient: Literal["through", "stop"] = "through",
+    adaptive_gradient: AdaptiveGradient = "through",
     eps: float = 0.0,
 ) -> tuple[Array, Array]:
     """Returns what a unit of FP and of FN adds to the adaptive Tversky loss's denominator, to first order (Eqs. 6-8).
@@ -140,7 +106,7 @@ def effective_weights(
     Raises:
         ValueError: another word for `adaptive_gradient`.
     """
-    _check_word("adaptive_gradient", adaptive_gradient, ("through", "stop"))
+    check_word("adaptive_gradient", adaptive_gradient, AdaptiveGradient)
     fp, fn = np.broadcast_arrays(np.asarray(fp, np.float64), np.asarray(fn, np.float64))
     alpha, beta = _penalties(fp, fn, a=a, b=b, exponent=exponent, eps=eps)
     if adaptive_gradient == "stop":
@@ -173,7 +139,7 @@ def _adaptive_tversky(
     a: float = 0.3,
     b: float = 0.4,
     exponent: float = 1.0,
-    adaptive_gradient: Literal["through", "stop"] = "through",
+    adaptive_gradient: AdaptiveGradient = "through",
     eps: float = 1e-7,
 ) -> Terms:
     """L = 1 - (I + eps) / D, D = I + alpha FP + beta FN + eps (Eqs. 6-8), D's slopes from `effective_weights`."""
@@ -197,14 +163,12 @@ def _penalties(fp: Array, fn: Array, *, a: float, b: float, exponent: float, eps
     return a + b * ((fp + eps) / size) ** exponent, a + b * ((fn + eps) / size) ** exponent
 
 
-def _focal_tversky(s: Sums, *, gamma: float = 4 / 3, chord: float = 1e-6, **parameters: float) -> Terms:
-    """L = T^(1/gamma), L_X = T_X T^(1/gamma - 1) / gamma; a straight line through 0 where T is not above the chord."""
+def _focal_tversky(s: Sums, *, gamma: float = 4 / 3, **parameters: float) -> Terms:
+    """L = T^(1/gamma), L_X = T_X T^(1/gamma - 1) / gamma; T times the chord's slope for T up to 1e-6."""
     loss, slopes = _tversky(s, **parameters)
-    curved = loss > chord
-    base = np.where(curved, loss, chord)
-    secant = base ** (1 / gamma - 1)
-    factor = np.where(curved, secant / gamma, secant)
-    return loss * secant, _scaled(slopes, factor)
+    curved = loss > FOCAL_CHORD
+    secant = np.where(curved, loss, FOCAL_CHORD) ** (1 / gamma - 1)
+    return loss * secant, slopes.scaled(np.where(curved, secant / gamma, secant))
 
 
 def _generalized_dice(
@@ -240,7 +204,7 @@ def _sensitivity_specificity(s: Sums, *, sensitivity_weight: float = 0.05, eps: 
 
 def _cross_entropy(s: Sums, *, reduction: str = "mean", class_weights: ArrayLike | None = None) -> Terms:
     """L = sum_c w E / D, D = sum_c w G, or 1 for the literal sum (second term of Eq. 9): L_E = w / D."""
-    _check_word("reduction", reduction, ("mean", "sum"))
+    check_word("reduction", reduction, CrossEntropyReduction)
     weight = _class_factors(class_weights, s.log_loss)
     counted = (weight * s.reference).sum(-1, keepdims=True)
     slope = weight / np.where((counted > 0) & (reduction == "mean"), counted, 1)
@@ -258,35 +222,20 @@ def _baseline(
     return total, dice_slopes._replace(log_loss=by_log_loss)
 
 
-class _Voxels(NamedTuple):
-    """Softmax, its logarithm and the references, `[b, *space, c]`, and which voxels count, `[b, *space]`."""
-
-    probabilities: Array
-    log_probabilities: Array
-    references: Array
-    counted: NDArray[np.bool_]
+def _by_logits(p: Array, by_p: Array, by_log_p: Array) -> Array:
+    """L_z = p (L_p - sum_c p L_p) + L_log_p - p sum_c L_log_p, which needs no division by p."""
+    of_p = p * (by_p - (p * by_p).sum(-1, keepdims=True))
+    return of_p + by_log_p - p * by_log_p.sum(-1, keepdims=True)
 
 
-Gradient = tuple[float, Array, Array]
-"""A loss, its slopes by p without those of E, and its slopes by log p through E, both `[b, *space, c]`."""
-
-
-def _voxels(logits: ArrayLike, labels: ArrayLike, where: ArrayLike | None, from_probabilities: bool) -> _Voxels:
-    x, labels = np.asarray(logits, np.float64), np.asarray(labels)
-    counted = np.ones(x.shape[:-1], bool) if where is None else np.asarray(where, bool)
-    _check_shapes(x, labels, counted)
-    x = np.where(counted[..., None], x, 0)
-    g = labels if labels.ndim == x.ndim else labels[..., None] == np.arange(x.shape[-1])
-    if from_probabilities:
-        return _Voxels(x, np.log(np.maximum(x, np.finfo(np.float64).tiny)), g.astype(np.float64), counted)
-    x = x - x.max(-1, keepdims=True)
-    log_p = x - np.log(np.exp(x).sum(-1, keepdims=True))
-    return _Voxels(np.exp(log_p), log_p, g.astype(np.float64), counted)
+def _by_probabilities(p: Array, by_p: Array, by_log_p: Array) -> Array:
+    """L_p + L_log_p / p, without the second where the logarithm is clipped."""
+    return by_p + np.divide(by_log_p, p, out=np.zeros_like(p), where=p > np.finfo(np.float64).tiny)
 
 
 def _reduced(
     loss: Callable[..., Terms],
-    voxels: _Voxels,
+    voxels: Voxels,
     *,
     grid: Division = None,
     region_size: Division = None,
@@ -295,81 +244,31 @@ def _reduced(
     include_background: bool = True,
     whole_batch: bool = False,
     absent: Absent | None = None,
-    reduction: Literal["sum", "mean", "class_mean"] = "sum",
+    reduction: Reduction = "sum",
     class_weights: ArrayLike | None = None,
     **parameters: Any,
 ) -> Gradient:
-    """Sums over each level's regions, the loss of them, its slopes by them, and these spread to the voxels."""
-    divided = any(division is not None for division in (grid, region_size, region_map))
-    absent = absent or ("skip" if divided else "count")
-    by_p, by_log_p = np.zeros_like(voxels.probabilities), np.zeros_like(voxels.probabilities)
+    """The loss of every level's regions as one number, and its slopes: those by the sums, given to the voxels."""
+    division = {"grid": grid, "region_size": region_size, "region_map": region_map}
+    absent = absent or ("count" if all(given is None for given in division.values()) else "skip")
+    value, by_p, by_log_p = 0.0, np.zeros_like(voxels.p), np.zeros_like(voxels.p)
     classes = slice(0 if include_background else 1, None)
-    p, log_p, g = (x[..., classes] for x in voxels[:3])
-    total = 0.0
-    for regions, count in _levels(voxels.counted.shape, grid, region_size, region_map, levels):
-        samples = 1 if whole_batch else len(p)
-        ids = np.arange(len(p)).reshape(-1, *(1,) * (p.ndim - 2)) % samples * count + regions
-        ids = np.where(voxels.counted & (regions >= 0), ids, samples * count)
-        s = _sums(p, log_p, g, ids, (samples, count))
+    p, log_p, g = (x[..., classes] for x in (voxels.p, voxels.log_p, voxels.g))
+    for regions in pyramid(voxels.counted, levels=levels, whole_batch=whole_batch, **division):
+        s = sums_over(regions, p, log_p, g)
         values, slopes = loss(s, **parameters)
-        share = _shares(values, s, absent, reduction, class_weights) / (samples * levels)
-        total += np.where(share != 0, share * values, 0).sum()
-        i, j, k, m, n = (_spread(np.where(share != 0, share * x, 0), ids, s) for x in slopes)
-        by_p[..., classes] += j + g * i + 2 * p * (k + g * m)
-        by_log_p[..., classes] -= g * n
-    return float(total), by_p, by_log_p
-
-
-def _levels(
-    shape: tuple[int, ...], grid: Division, region_size: Division, region_map: RegionMap | None, levels: int
-) -> Iterator[tuple[NDArray[np.int64], int]]:
-    """Yields each level's region of every voxel, `[b, *space]`, -1 for none, and the number of regions."""
-    if levels < 1:
-        raise ValueError(f"levels (={levels}) must be at least 1, the grid itself")
-    if region_map is None:
-        bounds = region_bounds(shape[1:], grid=grid, region_size=region_size)
-        counts = [len(regions) for regions in bounds]
-        axes = np.ix_(*(np.repeat(np.arange(len(r)), [stop - start for start, stop in r]) for r in bounds))
-    elif grid is not None or region_size is not None:
-        raise ValueError(f"region_map and grid (={grid}) or region_size (={region_size}) both divide the volume")
-    else:
-        counts, axes = [region_map.count], [np.asarray(region_map.ids)]
-    for level in range(levels):
-        if any(level and n * 2**level != m for n, m in zip((n >> level for n in counts), counts, strict=True)):
-            raise ValueError(f"a grid of {'x'.join(map(str, counts))} regions cannot be halved {level} times")
-        indices, sides = [x >> level for x in axes], [n >> level for n in counts]
-        inside = np.logical_and.reduce(
-            [(x >= 0) & (x < n) for x, n in zip(np.broadcast_arrays(*indices), sides, strict=True)]
-        )
-        ids = np.ravel_multi_index(tuple(indices), sides, mode="clip")
-        yield np.broadcast_to(np.where(inside, ids, -1), shape), int(np.prod(sides))
-
-
-def _sums(p: Array, log_p: Array, g: Array, ids: NDArray[np.int64], shape: tuple[int, int]) -> Sums:
-    """Sums over the voxels of each id; the id after the last is that of voxels in no region."""
-
-    def regional(x: Array) -> Array:
-        columns = [
-            np.bincount(ids.ravel(), column, minlength=np.prod(shape) + 1)[:-1]
-            for column in x.reshape(-1, x.shape[-1]).T
-        ]
-        return np.stack(columns, -1).reshape(*shape, -1)
-
-    return Sums(
-        intersection=regional(p * g),
-        predicted=regional(p),
-        reference=regional(g),
-        predicted_squared=regional(p**2),
-        intersection_squared=regional(p**2 * g),
-        log_loss=-regional(np.multiply(g, log_p, out=np.zeros_like(p), where=g > 0)),
-        voxels=regional(np.ones((*ids.shape, 1))),
-    )
+        share = _shares(values, s, absent, reduction, class_weights) / (regions.samples * levels)
+        value += float((share * values).sum())
+        level_by_p, level_by_log_p = spread(slopes.scaled(share), regions, p, g)
+        by_p[..., classes] += level_by_p
+        by_log_p[..., classes] += level_by_log_p
+    return value, by_p, by_log_p
 
 
 def _shares(values: Array, s: Sums, absent: str, reduction: str, class_weights: ArrayLike | None) -> Array:
     """The factor of each value in its sample's loss, 0 for pairs that are not counted."""
-    _check_word("absent", absent, ("skip", "count"))
-    _check_word("reduction", reduction, ("sum", "mean", "class_mean"))
+    check_word("absent", absent, Absent)
+    check_word("reduction", reduction, Reduction)
     present = s.reference > 0
     if values.shape[-1] == 1:
         present = present.any(-1, keepdims=True)
@@ -377,16 +276,6 @@ def _shares(values: Array, s: Sums, absent: str, reduction: str, class_weights: 
     over = {"sum": (), "mean": (1, 2), "class_mean": (1,)}[reduction]
     pairs = np.maximum(counted.sum(over, keepdims=True), 1) if over else 1
     return np.asarray(_class_factors(class_weights, values) * counted / pairs, np.float64)
-
-
-def _spread(slopes: Array, ids: NDArray[np.int64], s: Sums) -> Array:
-    """Gives every voxel its region's slopes, 0 where it is in none."""
-    flat = np.broadcast_to(slopes, s.predicted.shape).reshape(-1, s.predicted.shape[-1])
-    return np.pad(flat, ((0, 1), (0, 0)))[ids]
-
-
-def _scaled(slopes: Slopes, factor: Array) -> Slopes:
-    return Slopes(*(factor * slope for slope in slopes))
 
 
 def _class_factors(weights: ArrayLike | None, values: Array) -> Array:
@@ -397,37 +286,21 @@ def _class_factors(weights: ArrayLike | None, values: Array) -> Array:
     return factors
 
 
-def _check_word(name: str, word: str, allowed: Sequence[str]) -> None:
-    if word not in allowed:
-        raise ValueError(f"{name} (={word!r}) must be one of {', '.join(map(repr, allowed))}")
-
-
-def _check_shapes(logits: Array, labels: NDArray[Any], counted: NDArray[np.bool_]) -> None:
-    if logits.ndim not in (4, 5):
-        raise ValueError(f"logits must be [b, z, y, x, c] or [b, y, x, c]; their shape is {logits.shape}")
-    if labels.shape not in (logits.shape, logits.shape[:-1]):
-        raise ValueError(f"labels of shape {labels.shape} do not fit logits of shape {logits.shape}")
-    if counted.shape != logits.shape[:-1]:
-        raise ValueError(f"where of shape {counted.shape} must be {logits.shape[:-1]}, as logits without classes")
-
-
-def _divided(loss: Callable[..., Terms], voxels: _Voxels, **options: Any) -> Gradient:
+def _divided(loss: Callable[..., Terms], voxels: Voxels, **options: Any) -> Gradient:
     """The paper's grid of 16 per axis where no division is asked for."""
     asked = any(options.get(name) is not None for name in ("grid", "region_size", "region_map"))
     return _reduced(loss, voxels, **(options if asked else {**options, "grid": 16}))
 
 
 def _joint(
-    voxels: _Voxels, *, class_weights: ArrayLike | None = None, absent: Absent | None = None, **options: Any
+    voxels: Voxels, *, class_weights: ArrayLike | None = None, absent: Absent | None = None, **options: Any
 ) -> Gradient:
     """Generalised Dice takes the weights and the absent classes into its sums, not into the reduction alone."""
     loss = partial(_generalized_dice, class_weights=class_weights, absent=absent or "skip")
     return _reduced(loss, voxels, absent=absent, **options)
 
 
-def _undivided(
-    loss: Callable[..., Terms], voxels: _Voxels, *, whole_batch: bool = False, **parameters: Any
-) -> Gradient:
+def _undivided(loss: Callable[..., Terms], voxels: Voxels, *, whole_batch: bool = False, **parameters: Any) -> Gradient:
     """A loss of the whole volume that takes no other option of regions or reduction."""
     return _reduced(partial(loss, **parameters), voxels, whole_batch=whole_batch)
 

@@ -1,0 +1,215 @@
+"""A prediction summed over regions in float64 NumPy, and slopes by these sums given back to its voxels."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ars_jax.losses.regions import RegionMap, region_bounds
+
+Array = NDArray[np.float64]
+Division = int | Sequence[int] | None
+
+
+class Voxels(NamedTuple):
+    """Probabilities p, their logarithms and the references g, `[b, *space, c]`; the counted voxels, `[b, *space]`."""
+
+    p: Array
+    log_p: Array
+    g: Array
+    counted: NDArray[np.bool_]
+
+
+class Regions(NamedTuple):
+    """Which region every voxel lies in.
+
+    Attributes:
+        ids: `[b, *space]`, `sample * per_sample + region`; `samples * per_sample` for voxels in no region.
+        samples: b, or 1 where the batch is summed up as one sample.
+        per_sample: regions of a sample.
+    """
+
+    ids: NDArray[np.int64]
+    samples: int
+    per_sample: int
+
+
+class Sums(NamedTuple):
+    """Sums over the counted voxels of each region, `[samples, regions, c]`; see `OverlapStatistics` for the symbols."""
+
+    intersection: Array
+    predicted: Array
+    reference: Array
+    predicted_squared: Array
+    intersection_squared: Array
+    log_loss: Array
+    voxels: Array
+
+    @property
+    def false_positives(self) -> Array:
+        """FP = P - I, without the rounding below 0."""
+        return np.maximum(self.predicted - self.intersection, 0)
+
+    @property
+    def false_negatives(self) -> Array:
+        """FN = G - I, without the rounding below 0."""
+        return np.maximum(self.reference - self.intersection, 0)
+
+
+class Slopes(NamedTuple):
+    """Derivatives of a loss by the sums that depend on the prediction, `[samples, regions, c]` or 0."""
+
+    intersection: Array | float = 0.0
+    predicted: Array | float = 0.0
+    predicted_squared: Array | float = 0.0
+    intersection_squared: Array | float = 0.0
+    log_loss: Array | float = 0.0
+
+    def scaled(self, factor: Array | float) -> "Slopes":
+        """Returns the slopes of the loss times a factor."""
+        return Slopes(*(factor * slope for slope in self))
+
+
+def voxels_of(logits: ArrayLike, labels: ArrayLike, where: ArrayLike | None, from_probabilities: bool) -> Voxels:
+    """Returns the softmax and the references of every voxel.
+
+    Args:
+        logits: `[b, *space, c]`.
+        labels: `[b, *space]` integers, or `[b, *space, c]` one-hot or soft.
+        where: `[b, *space]`, false takes a voxel out; its logits may be anything.
+        from_probabilities: `logits` holds probabilities; their logarithm is clipped at the smallest normal number.
+
+    Raises:
+        ValueError: shapes or a type of labels that do not fit.
+    """
+    x, labels = np.asarray(logits, np.float64), np.asarray(labels)
+    counted = np.ones(x.shape[:-1], bool) if where is None else np.asarray(where, bool)
+    _check_shapes(x, labels, counted)
+    x = np.where(counted[..., None], x, 0)
+    g = labels if labels.ndim == x.ndim else labels[..., None] == np.arange(x.shape[-1])
+    if from_probabilities:
+        return Voxels(x, np.log(np.maximum(x, np.finfo(np.float64).tiny)), g.astype(np.float64), counted)
+    x = x - x.max(-1, keepdims=True)
+    log_p = x - np.log(np.exp(x).sum(-1, keepdims=True))
+    return Voxels(np.exp(log_p), log_p, g.astype(np.float64), counted)
+
+
+def pyramid(
+    counted: NDArray[np.bool_],
+    *,
+    grid: Division = None,
+    region_size: Division = None,
+    region_map: RegionMap | None = None,
+    levels: int = 1,
+    whole_batch: bool = False,
+) -> Iterator[Regions]:
+    """Yields the regions of each level, the finest first.
+
+    Each level is cut anew from the volume, not summed from the finer one.
+
+    Args:
+        counted: `[b, *space]`, false for voxels that are in no region.
+        grid: regions per axis; without any division the volume is one region.
+        region_size: largest region side in voxels, instead of `grid`.
+        region_map: regions of any shape, instead of `grid`.
+        levels: grids of the pyramid, each with half the regions of the one before along every axis.
+        whole_batch: whether a region is that of all samples together.
+
+    Raises:
+        ValueError: a division that does not fit the volume, or that cannot be halved so often.
+    """
+    if levels < 1:
+        raise ValueError(f"levels (={levels}) must be at least 1, the grid itself")
+    indices, counts = _finest(counted.shape, grid, region_size, region_map)
+    if any(count % 2 ** (levels - 1) for count in counts):
+        raise ValueError(f"a grid of {'x'.join(map(str, counts))} regions cannot be halved {levels - 1} times")
+    samples = 1 if whole_batch else len(counted)
+    sample = (np.arange(len(counted)) % samples).reshape(-1, *(1,) * (counted.ndim - 1))
+    for level in range(levels):
+        at, sides = [index >> level for index in indices], [count >> level for count in counts]
+        inside, count = counted, math.prod(sides)
+        for index, side in zip(at, sides, strict=True):
+            inside = inside & (index >= 0) & (index < side)
+        ids = sample * count + np.ravel_multi_index(at, sides, mode="clip")
+        yield Regions(np.where(inside, ids, samples * count), samples, count)
+
+
+def _finest(
+    shape: tuple[int, ...], grid: Division, region_size: Division, region_map: RegionMap | None
+) -> tuple[list[NDArray[np.int64]], list[int]]:
+    """Returns a voxel's region along each axis of the grid, as arrays that broadcast, and the regions per axis."""
+    if region_map is None:
+        bounds = region_bounds(shape[1:], grid=grid, region_size=region_size)
+        along = [np.repeat(np.arange(len(regions)), np.diff(regions).ravel()) for regions in bounds]
+        return list(np.ix_(*along)), [len(regions) for regions in bounds]
+    if grid is not None or region_size is not None:
+        raise ValueError(f"region_map and grid (={grid}) or region_size (={region_size}) both divide the volume")
+    ids = np.asarray(region_map.ids)
+    if ids.shape != shape or not np.issubdtype(ids.dtype, np.integer):
+        raise ValueError(f"region_map with ids {ids.dtype} {ids.shape} must have integer ids {shape}")
+    return [ids], [region_map.count]
+
+
+def sums_over(regions: Regions, p: Array, log_p: Array, g: Array) -> Sums:
+    """Sums a prediction over every region.
+
+    Args:
+        regions: the region of every voxel.
+        p: probabilities, `[b, *space, c]`.
+        log_p: their logarithms; read where g is not 0.
+        g: references.
+
+    Returns:
+        Sums `[samples, regions, c]`.
+    """
+
+    def regional(x: Array) -> Array:
+        number = regions.samples * regions.per_sample
+        classes = x.reshape(-1, x.shape[-1]).T
+        sums = [np.bincount(regions.ids.ravel(), one, minlength=number + 1)[:-1] for one in classes]
+        return np.stack(sums, -1).astype(np.float64).reshape(regions.samples, regions.per_sample, -1)
+
+    return Sums(
+        intersection=regional(p * g),
+        predicted=regional(p),
+        reference=regional(g),
+        predicted_squared=regional(p**2),
+        intersection_squared=regional(p**2 * g),
+        log_loss=-regional(np.multiply(g, log_p, out=np.zeros_like(p), where=g > 0)),
+        voxels=regional(np.ones((*regions.ids.shape, 1))),
+    )
+
+
+def spread(slopes: Slopes, regions: Regions, p: Array, g: Array) -> tuple[Array, Array]:
+    """Gives every voxel the slopes of its region, 0 where it is in none.
+
+    Args:
+        slopes: of a loss by its sums, `[samples, regions, c]`.
+        regions: the region of every voxel.
+        p: probabilities, `[b, *space, c]`.
+        g: references.
+
+    Returns:
+        L_P + g L_I + 2 p (L_P2 + g L_Q), the slope by p apart from the log-loss, and -g L_E, that by log p, both
+        `[b, *space, c]`.
+    """
+
+    def at_voxels(x: Array | float) -> Array:
+        flat = np.broadcast_to(x, (regions.samples, regions.per_sample, p.shape[-1])).reshape(-1, p.shape[-1])
+        return np.pad(flat, ((0, 1), (0, 0)))[regions.ids]
+
+    by_i, by_p, by_p2, by_q, by_e = map(at_voxels, slopes)
+    return by_p + g * by_i + 2 * p * (by_p2 + g * by_q), -g * by_e
+
+
+def _check_shapes(logits: Array, labels: NDArray[Any], counted: NDArray[np.bool_]) -> None:
+    if logits.ndim not in (4, 5):
+        raise ValueError(f"logits must be [b, z, y, x, c] or [b, y, x, c]; their shape is {logits.shape}")
+    if labels.shape not in (logits.shape, logits.shape[:-1]):
+        raise ValueError(f"labels of shape {labels.shape} do not fit logits of shape {logits.shape}")
+    if labels.ndim < logits.ndim and labels.dtype.kind not in "biu":
+        raise ValueError(f"labels of shape {labels.shape} must be integers; their type is {labels.dtype}")
+    if counted.shape != logits.shape[:-1]:
+        raise ValueError(f"where of shape {counted.shape} must be {logits.shape[:-1]}, as logits without classes")
