@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import operator
 from collections.abc import Sequence
 
 import jax
@@ -127,6 +128,9 @@ def sum_over_regions(x: jax.Array, bounds: Sequence[Bounds]) -> jax.Array:
 def sum_over_map(x: jax.Array, region_map: RegionMap) -> jax.Array:
     """Sums `x` over regions of any shape.
 
+    Voxels are added one after the other within groups, and the groups' sums at the end: in a single chain of float32
+    additions, small values get lost as soon as the sum is large.
+
     Args:
         x: `[b, *space, c]`.
         region_map: ids `[b, *space]`.
@@ -134,14 +138,27 @@ def sum_over_map(x: jax.Array, region_map: RegionMap) -> jax.Array:
     Returns:
         `[b, regions, c]`, in the type of `x`.
     """
+    count = region_map.count
 
-    def one_sample(x: jax.Array, ids: jax.Array) -> jax.Array:
-        ids = jnp.where(
-            ids < 0, region_map.count, ids
-        )  # an index below 0 would count from the end; one too large drops
-        return jax.ops.segment_sum(x.reshape(-1, x.shape[-1]), ids.reshape(-1), region_map.count)
+    def one_group(x: jax.Array, ids: jax.Array) -> jax.Array:
+        ids = jnp.where(ids < 0, count, ids)  # an index below 0 would count from the end; one too large drops
+        return jax.ops.segment_sum(x, ids, count)
 
-    return jax.vmap(one_sample)(x, region_map.ids)
+    groups = _groups(x.shape[1:-1], count)
+    ids = region_map.ids.astype(np.int32).reshape(x.shape[0], groups, -1)
+    return jax.vmap(jax.vmap(one_group))(x.reshape(x.shape[0], groups, -1, x.shape[-1]), ids).sum(1)
+
+
+def _groups(space: Sequence[int], regions: int) -> int:
+    """Returns the number of equal groups of voxels, so many that their sums take half of the voxels' memory.
+
+    Groups are parts of slices along the first axis or whole ones, so that sharded slices need not move.
+    """
+    slices, voxels = space[0], math.prod(space[1:])
+    most = max(1, slices * voxels // (2 * regions))
+    if most < slices:
+        return max(n for n in range(1, most + 1) if slices % n == 0)
+    return slices * max(n for n in range(1, min(voxels, most // slices) + 1) if voxels % n == 0)
 
 
 def _membership(bounds: Bounds, side: int, dtype: jnp.dtype) -> np.ndarray:
@@ -152,7 +169,11 @@ def _membership(bounds: Bounds, side: int, dtype: jnp.dtype) -> np.ndarray:
 
 
 def _per_axis(value: int | Sequence[int], space: Sequence[int], name: str) -> list[int]:
-    numbers = [value] * len(space) if isinstance(value, int) else list(value)
+    values = value if isinstance(value, Sequence | np.ndarray) else [value] * len(space)
+    try:
+        numbers = [operator.index(number) for number in values]
+    except TypeError:
+        numbers = []
     if len(numbers) != len(space) or any(number < 1 for number in numbers):
         raise ValueError(f"{name} (={value}) must be a positive integer or {len(space)} of them, one per spatial axis")
     return numbers

@@ -67,7 +67,13 @@ class OverlapStatistics:
         return jax.tree.map(lambda x: x.sum(0, keepdims=True), self)
 
     def foreground(self) -> "OverlapStatistics":
-        """Returns the statistics without class 0, `[b, *grid, c - 1]`."""
+        """Returns the statistics without class 0, `[b, *grid, c - 1]`.
+
+        Raises:
+            ValueError: there is no other class.
+        """
+        if self.predicted.shape[-1] < 2:
+            raise ValueError("class 0, the background, is the only class: without it nothing is left to be measured")
         classes = {field.name: getattr(self, field.name)[..., 1:] for field in dataclasses.fields(self)}
         return OverlapStatistics(**{**classes, "voxels": self.voxels})
 
@@ -246,6 +252,8 @@ def check_shapes(logits: jax.Array, labels: jax.Array, where: jax.Array | None, 
         raise ValueError(f"labels of shape {labels.shape} must be integers; their type is {labels.dtype}")
     if where is not None and where.shape != logits.shape[:-1]:
         raise ValueError(f"where of shape {where.shape} must be {logits.shape[:-1]}, as logits without classes")
+    if where is not None and jnp.issubdtype(where.dtype, jnp.floating):
+        raise ValueError(f"where must be true or false; its type is {where.dtype}, and voxels cannot have weights")
     if region_map is None:
         return
     ids = region_map.ids

@@ -1,5 +1,9 @@
-"""Small inputs that every test of the losses draws from, and the one-pair case whose gradient can be read by hand."""
+"""What every test of the losses draws from: the losses themselves, small inputs, and the one-pair case.
 
+The one-pair case is one whose gradient can be read by hand.
+"""
+
+import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -7,12 +11,36 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from numpy.typing import ArrayLike
 
 from ars_jax import losses
 
 SPACE = (8, 6, 4)
 """The shape of nearly all tests, as each further one costs a compilation; a grid of 2 divides it, one of 3 does not."""
+
+FIELDS = ("intersection", "predicted", "reference", "predicted_squared", "intersection_squared", "log_loss", "voxels")
+WHOLE = ("dice", "tversky", "focal_tversky", "generalized_dice", "sensitivity_specificity")
+"""Losses of the whole volume that a division makes region-specific."""
+DIVISIBLE = (*WHOLE, "region_specific", "adaptive_region_specific")
+"""Losses that take every option of `losses.Options`."""
+REGIONS = {"grid": 2}
+LOSSES: dict[str, tuple[str, dict[str, Any]]] = {
+    **{name: (name, {}) for name in (*WHOLE, "cross_entropy", "baseline")},
+    **{f"{name} of regions": (name, REGIONS) for name in WHOLE},
+    "region_specific": ("region_specific", REGIONS),
+    "adaptive_region_specific": ("adaptive_region_specific", REGIONS),
+    "adaptive_region_specific stopped": ("adaptive_region_specific", {**REGIONS, "adaptive_gradient": "stop"}),
+}
+"""Every public loss by a name for the report: its own name, and options that fit `SPACE`."""
+every_loss = pytest.mark.parametrize(("name", "options"), LOSSES.values(), ids=LOSSES.keys())
+
+
+def public_losses(module: Any) -> set[str]:
+    """The functions of a module that make one number of logits and labels."""
+    functions = {name: member for name, member in inspect.getmembers(module, inspect.isfunction) if name[0] != "_"}
+    arguments = {name: list(inspect.signature(function).parameters) for name, function in functions.items()}
+    return {name for name, names in arguments.items() if names[:2] == ["logits", "labels"]} - {"overlap_statistics"}
 
 
 def random_case(
@@ -32,6 +60,11 @@ def random_case(
 def random_mask(seed: int, space: Sequence[int], *, batch: int = 2) -> np.ndarray:
     """Voxels that count: about three quarters of them."""
     return np.random.default_rng(seed).random((batch, *space)) < 0.75
+
+
+def region_map(ids: Any, count: int) -> losses.RegionMap:
+    """A map of NumPy or JAX integers."""
+    return losses.RegionMap(jnp.asarray(ids), count)
 
 
 def loss(name: str, **options: Any) -> Callable[..., Any]:
