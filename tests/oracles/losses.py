@@ -126,10 +126,11 @@ def region_loss(
     absent: str,
     reduction: str,
     where: ArrayLike | None,
+    from_probabilities: bool = False,
 ) -> float:
     """A pair loss over the regions and classes of each sample, reduced, then averaged over the batch."""
     results = []
-    for i, (p, g, counted) in enumerate(_samples(logits, labels, where)):
+    for i, (p, g, counted) in enumerate(_samples(logits, labels, where, from_probabilities)):
         kept: list[list[float]] = [[] for _ in range(p.shape[-1])]
         for k, box in enumerate(boxes(p.shape[:-1], grid, region_size)):
             q, h = p[box][counted[box]], g[box][counted[box]]
@@ -146,26 +147,49 @@ def region_loss(
     return float(np.mean(results))
 
 
-def dice(logits, labels, *, absent="count", reduction="sum", eps=1e-7, where=None) -> float:
+def dice(logits, labels, *, absent="count", reduction="sum", eps=1e-7, where=None, from_probabilities=False) -> float:
     """Eq. 2 over the whole volume."""
-    return region_loss(dice_pair(eps), logits, labels, absent=absent, reduction=reduction, where=where)
+    how: dict[str, Any] = {"where": where, "from_probabilities": from_probabilities}
+    return region_loss(dice_pair(eps), logits, labels, absent=absent, reduction=reduction, **how)
 
 
-def cross_entropy(logits, labels, *, reduction="mean", where=None) -> float:
-    """The second term of Eq. 9: -sum g log p over counted voxels, or its mean; 0 where no voxel is counted."""
-    results = []
-    for p, g, counted in _samples(logits, labels, where):
-        total = -(g[counted] * np.log(np.maximum(p[counted], 1e-300))).sum()
-        results.append(total / max(counted.sum(), 1) if reduction == "mean" else total)
-    return float(np.mean(results))
+def cross_entropy(
+    logits,
+    labels,
+    *,
+    reduction="mean",
+    where=None,
+    class_weights: Sequence[float] | None = None,
+    whole_batch=False,
+    from_probabilities=False,
+) -> float:
+    """The second term of Eq. 9: -sum w g log p over counted voxels, or divided by sum w g; 0 where none is counted."""
+    totals, weights = [], []
+    for p, g, counted in _samples(logits, labels, where, from_probabilities):
+        w = g[counted] * (1.0 if class_weights is None else np.asarray(class_weights))
+        totals.append(-(w * np.log(np.maximum(p[counted], 1e-300))).sum())
+        weights.append(w.sum())
+    if whole_batch:
+        totals, weights = [sum(totals)], [sum(weights)]
+    if reduction == "sum":
+        return float(np.mean(totals))
+    return float(np.mean([total / weight if weight else 0.0 for total, weight in zip(totals, weights, strict=True)]))
 
 
 def baseline(
-    logits, labels, *, cross_entropy_weight=1.0, cross_entropy_reduction="mean", eps=1e-7, where=None
+    logits,
+    labels,
+    *,
+    cross_entropy_weight=1.0,
+    cross_entropy_reduction="mean",
+    eps=1e-7,
+    where=None,
+    from_probabilities=False,
 ) -> float:
     """Eq. 9: Dice summed over the classes + lambda cross-entropy."""
-    entropy = cross_entropy(logits, labels, reduction=cross_entropy_reduction, where=where)
-    return dice(logits, labels, eps=eps, where=where) + cross_entropy_weight * entropy
+    how: dict[str, Any] = {"where": where, "from_probabilities": from_probabilities}
+    entropy = cross_entropy(logits, labels, reduction=cross_entropy_reduction, **how)
+    return dice(logits, labels, eps=eps, **how) + cross_entropy_weight * entropy
 
 
 def tversky(
