@@ -181,9 +181,12 @@ def _check_shapes(path: Path, logits: np.ndarray, labels: np.ndarray) -> None:
 
 
 def _mask(path: Path, where: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    if where.dtype.kind not in "biu" or where.shape not in (shape, shape[1:]):
+    fits = where.shape == shape or (shape[0] == 1 and where.shape == shape[1:])
+    if where.dtype.kind not in "biu" or not fits:
         found, wanted = f"{where.dtype} {where.shape}", f"true and false, {shape} as labels"
         raise UserError(f"{path}: where", found=found, wanted=wanted, fix="save it as bool with the shape of labels")
+    if not where.any():
+        raise UserError(f"{path}: where", found="no true voxel", wanted="some that count", fix="mark those that count")
     return where.reshape(shape).astype(bool)
 
 

@@ -1,0 +1,184 @@
+"""The gradient check as a command: a case in, a table and JSON out."""
+
+import difflib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from rich import box
+from rich.table import Table
+
+from ars_jax.errors import UserError
+from ars_jax.files import write_json
+from ars_jax.gradients.crosscheck import LOSSES, PRESETS, Comparison, Dtype, crosscheck
+from ars_jax.laboratory.cases import Case
+from ars_jax.losses import region_bounds
+
+_SHORT = {"closed_form": "closed form", "finite_differences": "differences", "pytorch": "PyTorch"}
+
+
+def check_gradients(
+    case: Case,
+    *,
+    names: Sequence[str] | None = None,
+    grid: int | Sequence[int] | None = None,
+    dtype: Dtype = "float64",
+    tolerance: float | None = None,
+    seed: int = 0,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> list[Comparison]:
+    """Compares losses of a case with every oracle, see `crosscheck`.
+
+    Args:
+        case: the prediction and its reference.
+        names: losses and presets; all unless given.
+        grid: regions per axis; unless given the paper's 16, or the side where that is smaller.
+        dtype: what the losses are computed in.
+        tolerance: what the errors may be; one for each oracle and type unless given.
+        seed: decides the directions of finite differences.
+        progress: called before each loss with the number done, the number of all and a name.
+
+    Returns:
+        One row per loss and oracle.
+
+    Raises:
+        UserError: no such loss, a grid that does not fit the case, a tolerance or seed below 0.
+    """
+    names = LOSSES + PRESETS if names is None else names
+    _check_names(names)
+    if tolerance is not None and not tolerance >= 0:
+        raise UserError("tolerance", found=tolerance, wanted="a number from 0 on", fix="give another or leave it out")
+    if seed < 0:
+        raise UserError("seed", found=seed, wanted="a number from 0 on", fix="give another seed")
+    return crosscheck(
+        case.logits,
+        case.labels,
+        names=names,
+        grid=fitting_grid(case, grid),
+        dtype=dtype,
+        where=case.where,
+        tolerance=tolerance,
+        seed=seed,
+        progress=progress,
+    )
+
+
+def fitting_grid(case: Case, grid: int | Sequence[int] | None) -> tuple[int, ...]:
+    """Returns the regions of each axis.
+
+    Args:
+        case: whose volume is divided.
+        grid: one number or one per axis; None for the paper's 16, or the side where that is smaller.
+
+    Returns:
+        One number per spatial axis.
+
+    Raises:
+        UserError: the grid does not fit the case.
+    """
+    space = case.logits.shape[1:-1]
+    if grid is None:
+        return tuple(min(16, side) for side in space)
+    try:
+        return tuple(len(bounds) for bounds in region_bounds(space, grid=grid))
+    except ValueError as error:
+        wanted = f"1 to the side for each axis of {_by(space)} voxels"
+        raise UserError("grid", found=grid, wanted=wanted, fix=str(error)) from error
+
+
+def render(rows: Sequence[Comparison], title: str) -> Table:
+    """Makes the table for the screen, of the rows that were compared.
+
+    Args:
+        rows: of `check_gradients`.
+        title: what was checked.
+
+    Returns:
+        A table with a group of lines per loss.
+    """
+    compared = [row for row in rows if row.passed is not None]
+    allowed = {_SHORT[row.against]: row.tolerance for row in compared}
+    tolerances = ", ".join(f"{oracle} {tolerance:.0e}" for oracle, tolerance in allowed.items())
+    table = Table(
+        title=title,
+        caption=f"differences are relative, of gradients to the largest entry; tolerances: {tolerances}",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 0, 0, 1),
+    )
+    table.add_column("loss", min_width=max(len(word) for row in compared for word in row.loss.split()))
+    table.add_column("value", justify="right", no_wrap=True)
+    table.add_column("against", no_wrap=True)
+    for heading in ("of value", "of gradient", "cosine"):
+        table.add_column(heading, justify="right", min_width=8)
+    table.add_column("")
+    shown = ""
+    for row in compared:
+        first = row.loss != shown
+        if first and shown:
+            table.add_section()
+        shown = row.loss
+        own = (row.loss, _number(row.value, ".6g")) if first else ("", "")
+        errors = (_number(row.value_error, ".1e"), _number(row.gradient_error, ".1e"), _number(row.cosine, ".6f"))
+        verdict, style = ("ok", None) if row.passed else ("beyond", "bold red")
+        table.add_row(*own, _SHORT[row.against], *errors, verdict, style=style)
+    return table
+
+
+def remarks(rows: Sequence[Comparison]) -> Iterator[str]:
+    """Yields what the table does not say: reasons, each once, and the outcome.
+
+    Args:
+        rows: of `check_gradients`.
+
+    Yields:
+        Lines of text.
+    """
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        if row.reason:
+            reasons.setdefault((row.against, row.reason), []).append(row.loss)
+    for (against, reason), names in reasons.items():
+        yield f"{_SHORT[against]}: {reason}: {', '.join(names)}"
+    compared = [row for row in rows if row.passed is not None]
+    beyond = sum(not row.passed for row in compared)
+    yield f"{len(compared)} comparisons, {f'{beyond} beyond' if beyond else 'all within'} tolerance"
+
+
+def write_comparisons(path: Path, rows: Sequence[Comparison], about: Mapping[str, object]) -> None:
+    """Writes the comparisons as JSON.
+
+    Args:
+        path: the file.
+        rows: of `check_gradients`.
+        about: what was checked and how.
+
+    Raises:
+        UserError: the place cannot be written.
+    """
+    write_json(path, {"about": dict(about), "comparisons": [asdict(row) for row in rows]})
+
+
+def describe(case: Case, grid: Sequence[int], dtype: Dtype) -> str:
+    """Returns a title: what was checked and how."""
+    counted = "" if case.where is None else f" ({case.where.mean():.0%} of the voxels)"
+    return f"{case.source}: logits {_by(case.logits.shape)}{counted}, grid {_by(grid)}, {dtype}"
+
+
+def _check_names(names: Sequence[str]) -> None:
+    known = LOSSES + PRESETS
+    for name in names:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, 1, 0.4)
+            fix = f"did you mean {close[0]}?" if close else "choose some of these"
+            raise UserError(f"loss {name!r}", found="no such loss", wanted=f"some of {', '.join(known)}", fix=fix)
+    if not names:
+        raise UserError("losses", found="nothing", wanted=f"some of {', '.join(known)}", fix="name one")
+
+
+def _by(numbers: Sequence[int]) -> str:
+    return "x".join(map(str, numbers))
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else f"{value:{form}}"

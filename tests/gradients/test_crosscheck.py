@@ -1,0 +1,184 @@
+"""The cross-check itself: right losses pass every oracle, and a wrong one passes none."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ars_jax import losses
+from ars_jax.gradients import pytorch
+from ars_jax.gradients.crosscheck import LOSSES, ORACLES, PRESETS, Comparison, crosscheck
+from tests.losses.cases import SPACE, random_case, random_mask
+
+OWN = ("closed_form", "finite_differences")
+LOGITS, LABELS = random_case(0, SPACE)
+
+
+def check(*names: str, **options: Any) -> list[Comparison]:
+    return crosscheck(LOGITS, LABELS, **{"names": names or LOSSES + PRESETS, "grid": 2, "against": OWN, **options})
+
+
+def one(name: str, **options: Any) -> Comparison:
+    (row,) = check(name, **options)
+    return row
+
+
+def test_every_public_loss_and_preset_is_checked() -> None:
+    public = dict(inspect.getmembers(losses, inspect.isfunction))
+    words = {name: list(inspect.signature(function).parameters) for name, function in public.items()}
+    assert set(LOSSES) == {k for k, v in words.items() if v[:2] == ["logits", "labels"]} - {"overlap_statistics"}
+    presets = dict(inspect.getmembers(losses.presets, inspect.isfunction))
+    own = {name for name, function in presets.items() if function.__module__ == losses.presets.__name__}
+    assert set(PRESETS) == {name for name in own if not name.startswith("_")}
+
+
+@pytest.mark.parametrize(("dtype", "masked"), [("float64", True), ("float32", False)], ids=["double", "single"])
+def test_every_loss_agrees_with_every_oracle(dtype: Any, masked: bool) -> None:
+    rows = check(dtype=dtype, against=ORACLES, where=random_mask(1, SPACE) if masked else None)
+    assert [row for row in rows if row.passed is False] == []
+    compared = {(row.loss, row.against) for row in rows if row.passed}
+    own = (*LOSSES[:-1], "adaptive_region_specific (through)", "adaptive_region_specific (stop)")
+    wanted = {(name, oracle) for name in own for oracle in OWN} | {(name, "finite_differences") for name in PRESETS}
+    if pytorch.available():
+        wanted |= {(name, "pytorch") for name in (*own, "pytorch_ars", "nnunet_dice_ce")}
+    assert compared >= wanted
+    assert {row.dtype for row in rows} == {dtype}
+
+
+def bent(name: str, how: Callable[[jax.Array], jax.Array]) -> Callable[..., jax.Array]:
+    """The loss of that name with its own value and, in reverse mode, a changed gradient."""
+    right = getattr(losses, name)
+
+    def wrong(logits: jax.Array, labels: jax.Array, **options: Any) -> jax.Array:
+        bound = jax.custom_vjp(lambda z: right(z, labels, **options))
+        bound.defvjp(
+            lambda z: (right(z, labels, **options), z),
+            lambda z, slope: (slope * how(jax.grad(right)(z, labels, **options)),),
+        )
+        return bound(logits)
+
+    return wrong
+
+
+FAULTS: dict[str, tuple[Callable[[jax.Array], jax.Array], float]] = {
+    "the sign of Eq. 3": (lambda g: -g, 2.0),
+    "a factor": (lambda g: g * 1.001, 1e-3),
+    "one class": (lambda g: g.at[..., 1].multiply(1.01), 1e-2),
+    "a mean over the batch": (lambda g: g / 2, 0.5),
+    "a shifted volume": (lambda g: jnp.roll(g, 1, axis=1), 1.0),
+}
+
+
+@pytest.mark.parametrize("oracle", OWN)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_wrong_gradient_is_beyond_every_tolerance(fault: str, oracle: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In both types; and the error that is told has the size of the fault."""
+    how, size = FAULTS[fault]
+    monkeypatch.setattr(losses, "dice", bent("dice", how))
+    for dtype in ("float64", "float32"):
+        row = one("dice", against=(oracle,), dtype=dtype)
+        assert row.passed is False
+        assert row.value_error is not None and row.value_error < row.tolerance
+        assert row.gradient_error is not None and size / 5 < row.gradient_error < size * 5
+        assert row.cosine is not None and (row.cosine < 0) == (fault == "the sign of Eq. 3")
+
+
+def test_a_wrong_value_is_beyond_tolerance(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = losses.dice
+    monkeypatch.setattr(losses, "dice", lambda *arrays, **options: right(*arrays, **options) + 1e-6)
+    row = one("dice", against=("closed_form",))
+    assert row.passed is False
+    assert row.gradient_error is not None and row.gradient_error < 1e-12
+
+
+def test_the_modes_of_the_adaptive_loss_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loss that is differentiated through its penalties passes as such, and not as one with stopped penalties."""
+    right = losses.adaptive_region_specific
+
+    def through(*arrays: Any, adaptive_gradient: str, **options: Any) -> jax.Array:
+        return right(*arrays, **options)
+
+    monkeypatch.setattr(losses, "adaptive_region_specific", through)
+    rows = check("adaptive_region_specific")
+    assert [(row.loss.split("(")[1], row.passed) for row in rows] == [("through)", True)] * 2 + [("stop)", False)] * 2
+    assert [row.loss for row in check("adaptive_region_specific", adaptive_gradient="stop")] == [rows[2].loss] * 2
+
+
+def test_a_loss_without_a_finite_gradient_fails_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(losses, "dice", bent("dice", lambda g: g * jnp.nan))
+    row = one("dice", against=("closed_form",))
+    assert (row.passed, row.gradient_error, row.cosine) == (False, None, None)
+    assert row.reason == "value or gradient of the package is not finite"
+
+
+def test_a_gradient_where_the_oracle_has_none_fails_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    certain = (LABELS[..., None] == np.arange(3)) * 1e4
+    monkeypatch.setattr(losses, "dice", bent("dice", lambda g: g + 1))
+    (row,) = crosscheck(certain, LABELS, names=["dice"], against=["closed_form"])
+    assert (row.passed, row.gradient_error) == (False, None)
+    assert row.reason == "the gradient of closed_form is 0, the package's is not"
+
+
+def test_a_flat_loss_agrees_with_its_closed_form_and_is_no_matter_for_differences() -> None:
+    certain = (LABELS[..., None] == np.arange(3)) * 1e4
+    exact, differences = crosscheck(certain, LABELS, names=["cross_entropy"], against=OWN)
+    assert (exact.passed, exact.gradient_error, exact.cosine) == (True, 0, 1)
+    assert differences.passed is None
+    assert "too flat" in differences.reason
+
+
+def test_oracles_that_are_not_there_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pytorch, "available", lambda: False)
+    own, preset = check("dice", "monai_dice", against=("pytorch",))
+    assert own.passed is preset.passed is None
+    assert own.reason == preset.reason == "PyTorch is not installed: pip install 'ars_jax[torch]'"
+    assert own.value is not None and own.other_value is None
+    assert "closed forms are those of this package" in one("monai_dice", against=("closed_form",)).reason
+
+
+def test_the_process_keeps_its_precision() -> None:
+    for inside in (False, True):
+        with jax.enable_x64(inside):
+            one("dice", against=("closed_form",), dtype="float64")
+            assert jnp.ones(1, dtype=float).dtype == ("float64" if inside else "float32")
+
+
+def test_the_same_seed_gives_the_same_rows_and_progress_is_told() -> None:
+    told: list[tuple[int, int, str]] = []
+    rows = check("dice", "tversky", seed=3, tolerance=0.5, progress=lambda *words: told.append(words))
+    assert rows == check("dice", "tversky", seed=3, tolerance=0.5)
+    assert rows != check("dice", "tversky", seed=4, tolerance=0.5)
+    assert told == [(0, 2, "dice"), (1, 2, "tversky")]
+    assert {row.tolerance for row in rows} == {0.5}
+
+
+def test_an_option_that_the_other_side_lacks_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refusing(*_: Any, **options: Any) -> Any:
+        raise ValueError(f"no {next(iter(options))}")
+
+    monkeypatch.setattr(pytorch, "available", lambda: True)
+    monkeypatch.setattr(pytorch, "names", lambda: ("monai_dice",))
+    monkeypatch.setattr(pytorch, "value_and_gradient", refusing)
+    row = one("monai_dice", against=("pytorch",), where=LABELS > 0)
+    assert (row.passed, row.reason) == (None, "no where")
+    assert one("dice", against=("pytorch",)).reason == "no such loss in PyTorch, or MONAI is not installed"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"names": ["dise"]}, "names"),
+        ({"names": []}, "names"),
+        ({"against": ["tensorflow"]}, "against"),
+        ({"dtype": "float16"}, "dtype"),
+        ({"directions": 1}, "directions"),
+        ({"grid": 9}, "grid"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_named(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        crosscheck(LOGITS, LABELS, **{"against": ["closed_form"], **options})
