@@ -83,10 +83,9 @@ def effective_weights(
     """Returns what a unit of FP and of FN adds to the adaptive Tversky loss's denominator, to first order (Eqs. 6-8).
 
     The denominator is `I + alpha FP + beta FN + eps`. With stopped penalties the weights are alpha and beta
-    themselves; differentiated through, with `u = (FP + eps) / S`, `v = (FN + eps) / S`, `S = FP + FN + eps` and the
-    exponent n, the weight of FP is
+    themselves; differentiated through, with the exponent n and `S = FP + FN + eps`, the weight of FP is
 
-        alpha + b n (u^(n-1) FP FN - v^(n-1) FN (FN + eps)) / S^2,
+        alpha + n FN / S ((alpha - a) FP / (FP + eps) - (beta - a)),
 
     and that of FN the same with the two exchanged. For n = 1, eps = 0 and s = FN / (FP + FN) the weights of FP are
     `a + b (1 - 2 s^2)` (through), negative above `s = sqrt((1 + a / b) / 2)`, and `a + b (1 - s)` (stop).
@@ -108,14 +107,15 @@ def effective_weights(
     """
     check_word("adaptive_gradient", adaptive_gradient, AdaptiveGradient)
     fp, fn = np.broadcast_arrays(np.asarray(fp, np.float64), np.asarray(fn, np.float64))
-    alpha, beta = _penalties(fp, fn, a=a, b=b, exponent=exponent, eps=eps)
-    if adaptive_gradient == "stop":
-        return alpha, beta
-    size = fp + fn + eps
-    rate_u, rate_v = (b * exponent * ((x + eps) / size) ** (exponent - 1) / size**2 for x in (fp, fn))
+    with np.errstate(invalid="ignore"):
+        alpha, beta = _penalties(fp, fn, a=a, b=b, exponent=exponent, eps=eps)
+        if adaptive_gradient == "stop":
+            return alpha, beta
+        fp_share, fn_share = (exponent * x / (fp + fn + eps) for x in (fp, fn))
+    of_fp, of_fn = (np.divide(x, x + eps, out=np.zeros_like(x), where=x + eps > 0) for x in (fp, fn))
     return (
-        alpha + rate_u * fp * fn - rate_v * fn * (fn + eps),
-        beta + rate_v * fp * fn - rate_u * fp * (fp + eps),
+        alpha + fn_share * ((alpha - a) * of_fp - (beta - a)),
+        beta + fp_share * ((beta - a) * of_fn - (alpha - a)),
     )
 
 
@@ -253,6 +253,8 @@ def _reduced(
     absent = absent or ("count" if all(given is None for given in division.values()) else "skip")
     value, by_p, by_log_p = 0.0, np.zeros_like(voxels.p), np.zeros_like(voxels.p)
     classes = slice(0 if include_background else 1, None)
+    if not voxels.p[..., classes].size:
+        raise ValueError("class 0, the background, is the only class and cannot be left out")
     p, log_p, g = (x[..., classes] for x in (voxels.p, voxels.log_p, voxels.g))
     for regions in pyramid(voxels.counted, levels=levels, whole_batch=whole_batch, **division):
         s = sums_over(regions, p, log_p, g)

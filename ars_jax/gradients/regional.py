@@ -85,8 +85,9 @@ def voxels_of(logits: ArrayLike, labels: ArrayLike, where: ArrayLike | None, fro
         ValueError: shapes or a type of labels that do not fit.
     """
     x, labels = np.asarray(logits, np.float64), np.asarray(labels)
-    counted = np.ones(x.shape[:-1], bool) if where is None else np.asarray(where, bool)
+    counted = np.ones(x.shape[:-1], bool) if where is None else np.asarray(where)
     _check_shapes(x, labels, counted)
+    counted = counted.astype(bool)
     x = np.where(counted[..., None], x, 0)
     g = labels if labels.ndim == x.ndim else labels[..., None] == np.arange(x.shape[-1])
     if from_probabilities:
@@ -204,12 +205,14 @@ def spread(slopes: Slopes, regions: Regions, p: Array, g: Array) -> tuple[Array,
     return by_p + g * by_i + 2 * p * (by_p2 + g * by_q), -g * by_e
 
 
-def _check_shapes(logits: Array, labels: NDArray[Any], counted: NDArray[np.bool_]) -> None:
+def _check_shapes(logits: Array, labels: NDArray[Any], where: NDArray[Any]) -> None:
     if logits.ndim not in (4, 5):
         raise ValueError(f"logits must be [b, z, y, x, c] or [b, y, x, c]; their shape is {logits.shape}")
     if labels.shape not in (logits.shape, logits.shape[:-1]):
         raise ValueError(f"labels of shape {labels.shape} do not fit logits of shape {logits.shape}")
     if labels.ndim < logits.ndim and labels.dtype.kind not in "biu":
         raise ValueError(f"labels of shape {labels.shape} must be integers; their type is {labels.dtype}")
-    if counted.shape != logits.shape[:-1]:
-        raise ValueError(f"where of shape {counted.shape} must be {logits.shape[:-1]}, as logits without classes")
+    if where.shape != logits.shape[:-1] or where.dtype.kind not in "biu":
+        raise ValueError(
+            f"where {where.dtype} {where.shape} must be true or false for each of {logits.shape[:-1]} voxels"
+        )

@@ -218,7 +218,8 @@ REFUSED = {
     "mode": ("adaptive_region_specific", {"grid": 2, "adaptive_gradient": "detach"}),
     "class weights": ("dice", {"class_weights": [1.0, 2.0]}),
     "class weights of generalised Dice": ("generalized_dice", {"class_weights": [1.0]}),
-    "mask": ("dice", {"where": np.ones((2, 8, 6), bool)}),
+    "mask of weights": ("dice", {"where": np.full((2, *SPACE), 0.5)}),
+    "mask of another shape": ("dice", {"where": np.ones((2, 8, 6), bool)}),
 }
 
 
@@ -249,6 +250,8 @@ def test_names_and_arrays_that_do_not_fit_are_refused() -> None:
         run("dice", logits, labels.astype(float))
     with pytest.raises(ValueError, match="labels of shape"):
         run("dice", logits, labels[:1])
+    with pytest.raises(ValueError, match="only class"):
+        run("dice", logits[..., :1], labels, include_background=False)
     with pytest.raises(ValueError, match="logits must be"):
         run("dice", logits[0, 0], labels[0, 0])
     with pytest.raises(ValueError, match="integer ids"):
@@ -302,13 +305,15 @@ def test_false_positives_are_rewarded_above_a_share_of_false_negatives_unless_th
     assert (slopes["stop"][~g] > 0).all()
 
 
-def test_effective_weights_are_the_slopes_of_the_denominator() -> None:
+@pytest.mark.parametrize("exponent", [0.5, 1.0, 1.7])
+def test_effective_weights_are_the_slopes_of_the_denominator(exponent: float) -> None:
     fp, fn = np.meshgrid(np.linspace(0.1, 8, 7), np.linspace(0.2, 5, 6))
-    how = {"a": 0.2, "b": 0.7, "exponent": 1.7, "eps": 0.3}
+    n, eps = exponent, 0.3
+    how = {"a": 0.2, "b": 0.7, "exponent": n, "eps": eps}
 
     def penalties(fp: np.ndarray, fn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        size = fp + fn + 0.3
-        return 0.2 + 0.7 * ((fp + 0.3) / size) ** 1.7, 0.2 + 0.7 * ((fn + 0.3) / size) ** 1.7
+        size = fp + fn + eps
+        return 0.2 + 0.7 * ((fp + eps) / size) ** n, 0.2 + 0.7 * ((fn + eps) / size) ** n
 
     def errors(fp: np.ndarray, fn: np.ndarray) -> np.ndarray:
         alpha, beta = penalties(fp, fn)
@@ -324,6 +329,7 @@ def test_effective_weights_are_the_slopes_of_the_denominator() -> None:
 
 def test_effective_weights_without_eps_depend_on_the_share_of_false_negatives_alone() -> None:
     s = np.linspace(0, 1, 101)
+    assert np.isnan(closed_form.effective_weights(0, 0)).all()
     for size in (1e-3, 1.0, 1e5):
         by_fp, by_fn = closed_form.effective_weights(size * (1 - s), size * s)
         np.testing.assert_allclose(by_fp, 0.3 + 0.4 * (1 - 2 * s**2), atol=1e-12)

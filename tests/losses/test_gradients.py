@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ars_jax.gradients.closed_form import value_and_gradient
-from tests.losses.cases import SPACE, gradient, loss, random_case, random_mask, statistics
+from tests.losses.cases import LOSSES, SPACE, every_loss, gradient, loss, random_case, random_mask, statistics
 from tests.oracles import losses as oracle
 
 ENTRIES = [(i % 2, (5 * i) % 8, (7 * i) % 6, (3 * i) % 4, i % 3) for i in range(30)]
@@ -63,6 +63,17 @@ def test_region_specific_gradient_is_its_closed_form(grid: int) -> None:
     assert_gradient_near(gradient("region_specific", grid=grid)(logits, labels), wanted)
 
 
+@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft and masked"])
+@every_loss
+def test_float32_gradient_is_that_of_the_closed_form_in_float64(name: str, options: dict[str, Any], soft: bool) -> None:
+    logits, labels = random_case(13, SPACE, soft=soft)
+    where = random_mask(14, SPACE) if soft else None
+    value, wanted = value_and_gradient(name, logits, labels, where=where, **options)
+    found, slopes = jax.value_and_grad(loss(name, **options))(logits, labels, where=where)
+    np.testing.assert_allclose(found, value, rtol=1e-5)
+    assert_gradient_near(slopes, wanted)
+
+
 @pytest.mark.parametrize("mode", ["through", "stop"])
 @pytest.mark.parametrize("grid", [1, 2, 3])
 def test_adaptive_gradient_is_its_closed_form(grid: int, mode: str) -> None:
@@ -75,23 +86,35 @@ def test_adaptive_gradient_is_its_closed_form(grid: int, mode: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "slope"),
-    [
-        ("region_specific", oracle.dice_slope(1e-7)),
-        ("adaptive_region_specific", oracle.adaptive_slope(0.3, 0.4, 1e-7, "through")),
-    ],
+    ("name", "options"),
+    [case for case in LOSSES.values() if case[1].get("adaptive_gradient") != "stop"],
+    ids=[case for case in LOSSES if "stopped" not in case],
 )
-def test_forward_over_reverse_is_the_slope_of_the_closed_form(name: str, slope: oracle.PairSlope) -> None:
+def test_forward_over_reverse_is_the_slope_of_the_closed_form(name: str, options: dict[str, Any]) -> None:
     logits, labels = random_case(7, SPACE)
     direction = np.random.default_rng(8).normal(size=logits.shape).astype(np.float32)
-    by_logits = gradient(name, grid=2)
+    by_logits = gradient(name, **options)
     found = jax.jvp(lambda z: by_logits(z, labels), (logits,), (direction,))[1]
     step = 1e-4
     up, down = (
-        oracle.closed_form_gradient(slope, np.float64(logits) + sign * step * direction, labels, grid=2)
-        for sign in (1, -1)
+        value_and_gradient(name, np.float64(logits) + sign * step * direction, labels, **options)[1] for sign in (1, -1)
     )
     assert_gradient_near(found, (up - down) / (2 * step), tolerance=1e-4)
+
+
+def test_stopped_weights_are_constants_to_the_second_derivative() -> None:
+    logits, labels = random_case(7, SPACE)
+    direction = np.random.default_rng(8).normal(size=logits.shape).astype(np.float32)
+    by_logits = gradient("adaptive_region_specific", grid=2, adaptive_gradient="stop")
+    found = jax.jvp(lambda z: by_logits(z, labels), (logits,), (direction,))[1]
+
+    def frozen(along: float) -> float:
+        moved = np.float64(logits) + along * direction
+        return oracle.adaptive_region_specific(moved, labels, grid=2, frozen=logits)
+
+    step = 1e-3
+    wanted = (frozen(step) - 2 * frozen(0.0) + frozen(-step)) / step**2
+    np.testing.assert_allclose((np.asarray(found) * direction).sum(), wanted, rtol=1e-4)
 
 
 def test_reverse_over_reverse_equals_forward_over_reverse() -> None:
