@@ -65,7 +65,8 @@ def value_and_gradient(name: str, logits: Any, labels: Any, **options: Any) -> t
         TypeError: an option that the loss does not have.
     """
     if name not in names():
-        raise ValueError(f"name (={name!r}) must be one of {', '.join(names())}")
+        offered = ", ".join(names()) or "none: PyTorch is not installed, pip install 'ars_jax[torch]'"
+        raise ValueError(f"name (={name!r}) must be a loss that PyTorch can compute here: {offered}")
     import torch
 
     x = np.moveaxis(np.asarray(logits), -1, 1)
@@ -200,8 +201,9 @@ def _adaptive_tversky(
 
 def _sensitivity_specificity(s: Sums, *, sensitivity_weight: float = 0.05, eps: float) -> torch.Tensor:
     missed = s.reference - 2 * s.intersection + s.intersection_squared
-    false = s.predicted_squared - s.intersection_squared
-    sensitivity, specificity = missed / (s.reference + eps), false / (s.voxels - s.reference + eps)
+    others = s.voxels - s.reference
+    false = (s.predicted_squared - s.intersection_squared).where(others > 0, 0)
+    sensitivity, specificity = missed / (s.reference + eps), false / (others + eps)
     return sensitivity_weight * sensitivity + (1 - sensitivity_weight) * specificity
 
 
