@@ -152,6 +152,20 @@ def test_closed_form_with_stopped_penalties_is_the_slope_with_frozen_ones(option
     assert_slopes_along_directions(frozen, logits, slopes)
 
 
+@pytest.mark.parametrize(
+    ("division", "counts"), [({"grid": (4, 3)}, (4, 3)), ({"region_size": (2, 5)}, (5, 3))], ids=["grid", "size"]
+)
+def test_regions_may_differ_per_axis_and_volumes_be_images(division: dict[str, Any], counts: tuple[int, ...]) -> None:
+    logits, labels = random_case(5, (9, 14))
+    levels = [partitions.grid((2, 9, 14), *counts)]
+    name = "adaptive_region_specific"
+    value, slopes = closed_form.value_and_gradient(name, logits, labels, **division)
+    np.testing.assert_allclose(value, partitions.value(name, logits, labels, levels=levels), rtol=1e-12)
+    assert_slopes_along_directions(
+        lambda x: partitions.value(name, x, labels, levels=levels), logits.astype(np.float64), slopes
+    )
+
+
 def test_probabilities_may_be_given_in_the_place_of_logits() -> None:
     logits, labels, _ = arrays(soft=False)
     for name in closed_form.NAMES:

@@ -292,17 +292,3 @@ def closed_form_gradient(
                     by_probability[inside, c] = slope(p[inside, c], g[inside, c])
         gradients.append(p * (by_probability - (p * by_probability).sum(-1, keepdims=True)))
     return np.stack(gradients) / len(gradients)
-
-
-def central_differences(
-    function: Callable[[Array], float], point: ArrayLike, indices: Sequence[tuple[int, ...]], step: float = 1e-5
-) -> Array:
-    """(f(x + h) - f(x - h)) / 2h at chosen entries of a float64 array."""
-    point = np.asarray(point, np.float64)
-    slopes = []
-    for index in indices:
-        up, down = point.copy(), point.copy()
-        up[index] += step
-        down[index] -= step
-        slopes.append((function(up) - function(down)) / (2 * step))
-    return np.array(slopes)
