@@ -29,8 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words after `ars-jax`; those of the process by default.
 
     Returns:
-        Exit status: 0, 1 where `check` found an error in the data, 2 for a fault in the input (told in one line),
-        130 when interrupted.
+        Exit status: 0, 1 where `check` found an error in the data or `gradcheck` a difference beyond its tolerance,
+        2 for a fault in the input (told in one line), 130 when interrupted.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     # Paths and names may hold brackets, which would be read as markup.
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         errors.print(f"ars-jax: {error}")
         return 2
-    except _DataFaultsError:
+    except _FaultsShownError:
         return 1
     except OSError as error:
         errors.print(
@@ -59,8 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-class _DataFaultsError(Exception):
-    """The data set that was checked has errors, which were shown."""
+class _FaultsShownError(Exception):
+    """What was checked has faults, which were shown."""
 
 
 def _demo(arguments: Namespace, console: Console) -> None:
@@ -113,7 +113,7 @@ def _check(arguments: Namespace, console: Console) -> None:
         console.print(f"repaired copy in {arguments.repair}", soft_wrap=True)
         wrong = len(left)
     if wrong:
-        raise _DataFaultsError
+        raise _FaultsShownError
 
 
 def _train(arguments: Namespace, console: Console) -> None:
@@ -187,6 +187,27 @@ def _report(arguments: Namespace, console: Console) -> None:
     from ars_jax.report import write_report
 
     console.print(f"report in {write_report(arguments.runs, arguments.out)}", soft_wrap=True)
+
+
+def _gradcheck(arguments: Namespace, console: Console) -> None:
+    from ars_jax.laboratory.cases import from_npz, from_phantom
+    from ars_jax.laboratory.gradcheck import check_gradients, describe, fitting_grid, remarks, render, write_comparisons
+
+    case = from_phantom(arguments.seed) if arguments.arrays is None else from_npz(arguments.arrays)
+    grid = fitting_grid(case, arguments.grid)
+    names = None if arguments.losses is None else [name.strip() for name in arguments.losses.split(",") if name.strip()]
+    how = {"dtype": arguments.dtype, "tolerance": arguments.tolerance, "seed": arguments.seed}
+    with _bar(console, "checking") as update:
+        rows = check_gradients(case, names=names, grid=grid, **how, progress=update)
+    console.print(render(rows, describe(case, grid, arguments.dtype)))
+    if arguments.json is not None:
+        write_comparisons(arguments.json, rows, {"case": case.source, "shape": case.logits.shape, "grid": grid, **how})
+    for line in remarks(rows):
+        console.print(line, soft_wrap=True)
+    if arguments.json is not None:
+        console.print(f"comparisons in {arguments.json}", soft_wrap=True)
+    if any(row.passed is False for row in rows):
+        raise _FaultsShownError
 
 
 def _run_config(run: Path) -> Config:
@@ -268,6 +289,33 @@ def _report_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for index.html")
 
 
+def _gradcheck_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--arrays",
+        type=Path,
+        default=None,
+        help="npz file with logits [b, *space, c], labels [b, *space] and maybe where; a phantom by default",
+    )
+    parser.add_argument(
+        "--losses", type=str, default=None, help="losses and presets, e.g. dice,monai_dice; default all"
+    )
+    parser.add_argument(
+        "--grid",
+        type=int | list[int] | None,
+        default=None,
+        help="regions per axis, e.g. 8 or '[8,8,4]'; 16 by default, or the side where that is less",
+    )
+    parser.add_argument("--dtype", type=Literal["float64", "float32"], default="float64", help="what is computed in")
+    parser.add_argument(
+        "--tolerance",
+        type=float | None,
+        default=None,
+        help="largest relative difference, instead of one for each oracle",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="decides the phantom and the directions of differences")
+    parser.add_argument("--json", type=Path, default=None, help="file for the comparisons")
+
+
 def _add_checkpoint(parser: ArgumentParser) -> None:
     parser.add_argument("--checkpoint", type=Literal["best", "newest"], default="best", help="which parameters")
 
@@ -280,6 +328,7 @@ _COMMANDS: dict[str, tuple[Command, Callable[[ArgumentParser], None]]] = {
     "predict": (_predict, _predict_arguments),
     "evaluate": (_evaluate, _evaluate_arguments),
     "report": (_report, _report_arguments),
+    "gradcheck": (_gradcheck, _gradcheck_arguments),
 }
 
 _HELP = {
@@ -290,6 +339,7 @@ _HELP = {
     "predict": "write label maps on the images' own grids",
     "evaluate": "score a run, or a folder of label maps, as a table, CSV and JSON",
     "report": "show curves, tables and overlays of runs on one HTML page",
+    "gradcheck": "check losses and gradients against closed forms, differences and PyTorch; exits with 1 if any is off",
 }
 
 

@@ -17,7 +17,7 @@ from ars_jax.metrics.table import read_json
 from tests.data.synthetic import LABELS, grid
 from tests.small_runs import SmallRun, files_of, quick_compilation, trained_run, write_data_set
 
-COMMANDS = ("demo", "phantom", "check", "train", "predict", "evaluate", "report")
+COMMANDS = ("demo", "phantom", "check", "train", "predict", "evaluate", "report", "gradcheck")
 HELP = """
 import sys
 from ars_jax.cli import main
@@ -131,6 +131,27 @@ def test_phantoms_are_without_fault(tmp_path: Path, capsys) -> None:
     text = shown(capsys)
     assert f"{tmp_path / 'set'} (msd): 2 cases; Brainstem, SpinalCord" in text
     assert text.endswith("0 errors, 0 warnings")
+
+
+def test_gradients_of_given_arrays_are_checked(tmp_path: Path, capsys) -> None:
+    """Status 1 where a tolerance is passed, which is told in table, file and text."""
+    arrays, rows = tmp_path / "case.npz", tmp_path / "new" / "rows.json"
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, (6, 4))
+    np.savez(arrays, logits=rng.normal(size=(6, 4, 3)).astype(np.float32), labels=labels)
+    words = ["gradcheck", "--arrays", str(arrays), "--losses", "dice, region_specific", "--grid", "[3,2]"]
+    assert main(words) == 0
+    text = shown(capsys)
+    assert "logits 1x6x4x3, grid 3x2, float64" in text
+    assert text.endswith("comparisons, all within tolerance")
+    assert main([*words, "--tolerance", "1e-30", "--dtype=float32", "--json", str(rows)]) == 1
+    text = shown(capsys)
+    assert "beyond tolerance" in text
+    assert f"comparisons in {rows}" in text
+    content = json.loads(rows.read_text())
+    assert content["about"]["grid"] == [3, 2]
+    assert {row["loss"] for row in content["comparisons"]} == {"dice", "region_specific"}
+    assert not all(row["passed"] for row in content["comparisons"])
 
 
 def on_other_grid(path: Path) -> None:
@@ -306,6 +327,11 @@ FAULTS = {
     "no phantoms": ("phantom|--out|{tmp}/out|--cases=0", "found 0 cases"),
     "a seed below 0": ("phantom|--out|{tmp}/out|--seed=-1", "seed -1"),
     "a file for phantoms": ("phantom|--out|{tmp}/file|--cases=1", "{tmp}/file.*found"),
+    "no arrays": ("gradcheck|--arrays|{tmp}/none.npz", "{tmp}/none.npz: found no such file"),
+    "text for arrays": ("gradcheck|--arrays|{tmp}/file", "{tmp}/file: found another kind of file"),
+    "a misspelt loss": ("gradcheck|--losses|dise", "loss 'dise': found no such loss; .*did you mean dice?"),
+    "a grid beyond the phantom": ("gradcheck|--grid|[8,8,99]", "grid: found [8, 8, 99]; wanted regions .*48x48x48"),
+    "another type of numbers": ("gradcheck|--dtype|float16", "dtype: found float16; wanted"),
     "a demo with an unknown option": ('demo|--out|{tmp}/out|--options|["--los.grid=1"]', "did you mean loss.grid"),
     "a demo with a value out of range": (
         'demo|--out|{tmp}/out|--options|["--train.epochs=0"]',

@@ -53,7 +53,8 @@ class Comparison:
         against: the oracle.
         dtype: of the logits that the package's loss was given.
         value: the package's; None where it is not finite.
-        other_value: the oracle's; None where it was not computed or is not finite.
+        other_value: the oracle's, which for finite differences is the package's own loss in float64; None where it was
+            not computed or is not finite.
         value_error: difference of the values, relative to the oracle's or, where that is smaller, to 1: most losses
             are 1 minus a ratio, whose rounding does not shrink with the loss.
         cosine: of the angle between the gradients by the logits; for finite differences, between the slopes along
@@ -230,7 +231,7 @@ def _compared(subject: _Subject, oracle: Oracle, tolerance: float, directions: i
 
 def _not_comparable(name: str, oracle: Oracle) -> str:
     if oracle == "closed_form" and name in PRESETS:
-        return "closed forms are those of this package's losses"
+        return "which presets do not have"
     if oracle != "pytorch":
         return ""
     if not pytorch.available():

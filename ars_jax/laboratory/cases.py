@@ -145,10 +145,10 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
                 arrays = {name: file[name] for name in ("logits", "labels", "where") if name in file.files}
                 names = ", ".join(file.files) or "nothing"
     except _UNREADABLE as error:
-        missing = isinstance(error, FileNotFoundError)
-        pickled = "Object arrays" in str(error)
-        found = "no such file" if missing else "pickled objects" if pickled else f"a damaged file ({error})"
-        raise UserError(path, found=found, wanted=wanted, fix="check the path" if missing else fix) from error
+        known = {FileNotFoundError: "no such file", IsADirectoryError: "a folder"}
+        found = "pickled objects" if "Object arrays" in str(error) else f"a damaged file ({error})"
+        found, fix = (known[type(error)], "check the path") if type(error) in known else (found, fix)
+        raise UserError(path, found=found, wanted=wanted, fix=fix) from error
     for name in ("logits", "labels"):
         if name not in arrays:
             raise UserError(f"{path}: {name}", found=f"only {names}", wanted=wanted, fix=fix)

@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from itertools import groupby, zip_longest
 from pathlib import Path
 
 from rich import box
@@ -42,7 +43,8 @@ def check_gradients(
         One row per loss and oracle.
 
     Raises:
-        UserError: no such loss, a grid that does not fit the case, a tolerance or seed below 0.
+        UserError: no such loss, a grid that does not fit the case, a tolerance or seed below 0, or nothing that could
+            be compared.
     """
     names = LOSSES + PRESETS if names is None else names
     _check_names(names)
@@ -50,10 +52,10 @@ def check_gradients(
         raise UserError("tolerance", found=tolerance, wanted="a number from 0 on", fix="give another or leave it out")
     if seed < 0:
         raise UserError("seed", found=seed, wanted="a number from 0 on", fix="give another seed")
-    return crosscheck(
+    rows = crosscheck(
         case.logits,
         case.labels,
-        names=names,
+        names=tuple(dict.fromkeys(names)),
         grid=fitting_grid(case, grid),
         dtype=dtype,
         where=case.where,
@@ -61,6 +63,10 @@ def check_gradients(
         seed=seed,
         progress=progress,
     )
+    if all(row.passed is None for row in rows):
+        found = "; ".join(dict.fromkeys(row.reason for row in rows))
+        raise UserError(case.source, found=found, wanted="something to compare", fix="take other losses or arrays")
+    return rows
 
 
 def fitting_grid(case: Case, grid: int | Sequence[int] | None) -> tuple[int, ...]:
@@ -82,8 +88,8 @@ def fitting_grid(case: Case, grid: int | Sequence[int] | None) -> tuple[int, ...
     try:
         return tuple(len(bounds) for bounds in region_bounds(space, grid=grid))
     except ValueError as error:
-        wanted = f"1 to the side for each axis of {_by(space)} voxels"
-        raise UserError("grid", found=grid, wanted=wanted, fix=str(error)) from error
+        wanted, fix = f"regions that divide {_by(space)} voxels", "give one number or one per axis, none above the side"
+        raise UserError("grid", found=grid, wanted=wanted, fix=fix) from error
 
 
 def render(rows: Sequence[Comparison], title: str) -> Table:
@@ -101,27 +107,21 @@ def render(rows: Sequence[Comparison], title: str) -> Table:
     tolerances = ", ".join(f"{oracle} {tolerance:.0e}" for oracle, tolerance in allowed.items())
     table = Table(
         title=title,
-        caption=f"differences are relative, of gradients to the largest entry; tolerances: {tolerances}",
+        caption=f"differences are relative, of gradients to the largest entry\ntolerances: {tolerances}",
+        caption_justify="left",
         box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        padding=(0, 0, 0, 1),
+        show_edge=False,
+        padding=0,
     )
-    table.add_column("loss", min_width=max(len(word) for row in compared for word in row.loss.split()))
+    table.add_column("loss", no_wrap=True)
     table.add_column("value", justify="right", no_wrap=True)
     table.add_column("against", no_wrap=True)
-    for heading in ("of value", "of gradient", "cosine"):
-        table.add_column(heading, justify="right", min_width=8)
-    table.add_column("")
-    shown = ""
-    for row in compared:
-        first = row.loss != shown
-        if first and shown:
-            table.add_section()
-        shown = row.loss
-        own = (row.loss, _number(row.value, ".6g")) if first else ("", "")
-        errors = (_number(row.value_error, ".1e"), _number(row.gradient_error, ".1e"), _number(row.cosine, ".6f"))
-        verdict, style = ("ok", None) if row.passed else ("beyond", "bold red")
-        table.add_row(*own, _SHORT[row.against], *errors, verdict, style=style)
+    for heading, width in (("value differs", 7), ("gradient differs", 8), ("cosine", 7)):
+        table.add_column(heading, justify="right", min_width=width)
+    table.add_column("", no_wrap=True)
+    for name, group in groupby(compared, lambda row: row.loss):
+        for word, row in zip_longest(name.split(), group):
+            table.add_row(word, *_cells(row, with_value=word == name.split()[0]), style=_style(row))
     return table
 
 
@@ -134,12 +134,14 @@ def remarks(rows: Sequence[Comparison]) -> Iterator[str]:
     Yields:
         Lines of text.
     """
-    reasons: dict[tuple[str, str], list[str]] = {}
+    reasons: dict[str, list[str]] = {}
     for row in rows:
         if row.reason:
-            reasons.setdefault((row.against, row.reason), []).append(row.loss)
-    for (against, reason), names in reasons.items():
-        yield f"{_SHORT[against]}: {reason}: {', '.join(names)}"
+            outcome = "failed" if row.passed is False else "not compared"
+            reasons.setdefault(f"{outcome} with {_SHORT[row.against]}, {row.reason}", []).append(row.loss)
+    losses = len({row.loss for row in rows})
+    for reason, names in reasons.items():
+        yield f"{reason}: {', '.join(names) if len(names) < losses else 'all'}"
     compared = [row for row in rows if row.passed is not None]
     beyond = sum(not row.passed for row in compared)
     yield f"{len(compared)} comparisons, {f'{beyond} beyond' if beyond else 'all within'} tolerance"
@@ -176,9 +178,24 @@ def _check_names(names: Sequence[str]) -> None:
         raise UserError("losses", found="nothing", wanted=f"some of {', '.join(known)}", fix="name one")
 
 
+def _cells(row: Comparison | None, *, with_value: bool) -> list[str]:
+    """Returns what stands behind the name of a loss, whose further words and rows go on below it."""
+    if row is None:
+        return []
+    value = _number(row.value, ".6g") if with_value else ""
+    errors = (_number(row.value_error, ".1e"), _number(row.gradient_error, ".1e"), _number(row.cosine, ".5f"))
+    return [value, _SHORT[row.against], *errors, "ok" if row.passed else "beyond"]
+
+
+def _style(row: Comparison | None) -> str | None:
+    return "bold red" if row is not None and row.passed is False else None
+
+
 def _by(numbers: Sequence[int]) -> str:
     return "x".join(map(str, numbers))
 
 
 def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else f"{value:{form}}"
+    if value is None:
+        return "-"
+    return f"{value:{form}}" if value else "0"
