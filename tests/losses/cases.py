@@ -6,6 +6,7 @@ The one-pair case is one whose gradient can be read by hand.
 import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import jax
@@ -32,8 +33,22 @@ LOSSES: dict[str, tuple[str, dict[str, Any]]] = {
     "adaptive_region_specific": ("adaptive_region_specific", REGIONS),
     "adaptive_region_specific stopped": ("adaptive_region_specific", {**REGIONS, "adaptive_gradient": "stop"}),
 }
-"""Every public loss by a name for the report: its own name, and options that fit `SPACE`."""
+PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
+    f"presets.{name}": (f"presets.{name}", REGIONS if name == "pytorch_ars" else {})
+    for name in (
+        "pytorch_ars",
+        "monai_dice",
+        "monai_dice_ce",
+        "monai_tversky",
+        "monai_generalized_dice",
+        "nnunet_dice_ce",
+    )
+}
+"""Every public loss and every preset by a name for the report: its own name, and options that fit `SPACE`."""
 every_loss = pytest.mark.parametrize(("name", "options"), LOSSES.values(), ids=LOSSES.keys())
+every_loss_and_preset = pytest.mark.parametrize(
+    ("name", "options"), [*LOSSES.values(), *PRESETS.values()], ids=[*LOSSES, *PRESETS]
+)
 
 
 def public_losses(module: Any) -> set[str]:
@@ -72,7 +87,7 @@ def loss(name: str, **options: Any) -> Callable[..., Any]:
 
     Tests call it without jit: the pass over the volume is compiled once per shape and grid, whatever the options.
     """
-    return partial(getattr(losses, name), **options)
+    return partial(attrgetter(name)(losses), **options)
 
 
 def gradient(name: str, **options: Any) -> Callable[..., Any]:

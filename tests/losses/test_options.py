@@ -11,6 +11,7 @@ from ars_jax import losses
 from tests.losses.cases import (
     DIVISIBLE,
     LOSSES,
+    PRESETS,
     SPACE,
     WHOLE,
     loss,
@@ -60,6 +61,7 @@ def assert_value_is_the_equation(name: str, division: str | None, *arrays: Any, 
 
 def test_every_public_loss_is_in_the_table_of_the_laws() -> None:
     assert public_losses(losses) == {name for name, _ in LOSSES.values()}
+    assert {f"presets.{name}" for name in public_losses(losses.presets)} == PRESETS.keys()
 
 
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
