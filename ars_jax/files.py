@@ -3,9 +3,12 @@
 import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike
 
 from ars_jax.errors import UserError
 
@@ -49,3 +52,17 @@ def write_json(path: Path, content: object) -> None:
     with written_atomically(path) as temporary:
         text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
         temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def write_arrays(path: Path, arrays: Mapping[str, ArrayLike]) -> None:
+    """Writes arrays of numbers and words as a compressed .npz file, whole or not at all.
+
+    Args:
+        path: the file; its folder is made.
+        arrays: by name; read again by `numpy.load`.
+
+    Raises:
+        UserError: the place cannot be written.
+    """
+    with written_atomically(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **{name: np.asarray(array) for name, array in arrays.items()})

@@ -115,17 +115,37 @@ def predict_array(network: Network, image: np.ndarray) -> np.ndarray:
     Returns:
         Channel numbers uint8 `[z, y, x]`.
     """
-    plan = network.plan
-    if plan.patch is not None:
-        return _predict_by_window(network, image, plan.patch)
-    shape = np.maximum(padded_shape(image.shape, plan.multiple), plan.whole or (1, 1, 1))
-    padded = pad_to(image, tuple(map(int, shape)), fill_value(image))
-    labels = _labels(network.model, network.params, network.batch_stats, padded[None, ..., None])
+    if network.plan.patch is not None:
+        return _window_probabilities(network, image, network.plan.patch).argmax(-1).astype(np.uint8)
+    labels = _labels(network.model, network.params, network.batch_stats, _padded(network.plan, image))
     return unpad(np.asarray(labels[0]), image.shape)
 
 
-def _predict_by_window(network: Network, image: np.ndarray, patch: tuple[int, int, int]) -> np.ndarray:
-    """Averages the probabilities of overlapping windows, each weighted towards its middle."""
+def predict_logits(network: Network, image: np.ndarray) -> np.ndarray:
+    """Predicts what a loss sees of a prepared image.
+
+    Args:
+        network: the network.
+        image: float32 `[z, y, x]`, prepared by the network's plan.
+
+    Returns:
+        Logits float32 `[z, y, x, c]`; with a sliding window the logarithm of the averaged probabilities, whose softmax
+        they are.
+    """
+    if network.plan.patch is not None:
+        total = _window_probabilities(network, image, network.plan.patch)
+        return np.log(np.maximum(total / total.sum(-1, keepdims=True), np.finfo(np.float32).tiny))
+    logits = _logits(network.model, network.params, network.batch_stats, _padded(network.plan, image))
+    return unpad(np.asarray(logits[0], np.float32), image.shape)
+
+
+def _padded(plan: Plan, image: np.ndarray) -> np.ndarray:
+    shape = np.maximum(padded_shape(image.shape, plan.multiple), plan.whole or (1, 1, 1))
+    return pad_to(image, tuple(map(int, shape)), fill_value(image))[None, ..., None]
+
+
+def _window_probabilities(network: Network, image: np.ndarray, patch: tuple[int, int, int]) -> np.ndarray:
+    """Sums the probabilities of overlapping windows, each weighted towards its middle, `[z, y, x, c]`."""
     padded = pad_to(image, tuple(int(side) for side in np.maximum(image.shape, patch)), fill_value(image))
     weight = _window_weight(patch)[..., None]
     classes = len(network.plan.labels) + 1
@@ -136,7 +156,7 @@ def _predict_by_window(network: Network, image: np.ndarray, patch: tuple[int, in
         total[window] += weight * np.asarray(
             _probabilities(network.model, network.params, network.batch_stats, inputs)[0]
         )
-    return unpad(total.argmax(-1).astype(np.uint8), image.shape)
+    return unpad(total, image.shape)
 
 
 def window_starts(side: int, window: int) -> list[int]:
@@ -169,6 +189,7 @@ def _probabilities(model: VNet, params: Any, batch_stats: Any, image: jax.Array)
     return jax.nn.softmax(_logits(model, params, batch_stats, image))
 
 
+@partial(jax.jit, static_argnums=0)
 def _logits(model: VNet, params: Any, batch_stats: Any, image: jax.Array) -> jax.Array:
     logits = model.apply({"params": params, "batch_stats": batch_stats}, image, train=False)
     return jnp.asarray(logits)

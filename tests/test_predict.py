@@ -24,7 +24,15 @@ from ars_jax.data.volumes import (
 )
 from ars_jax.errors import UserError
 from ars_jax.options import read_config
-from ars_jax.predict import load_network, output_names, predict_array, predict_files, predict_volume, window_starts
+from ars_jax.predict import (
+    load_network,
+    output_names,
+    predict_array,
+    predict_files,
+    predict_logits,
+    predict_volume,
+    window_starts,
+)
 from ars_jax.train.inputs import prepare_inputs
 from ars_jax.train.validate import validate
 from tests.data.synthetic import IDENTITY, LABELS, ORIENTATIONS, PLAN, ct, grid
@@ -274,3 +282,15 @@ def test_storing_a_volume_in_another_order_moves_no_voxel() -> None:
         point = geometry.origin + np.reshape(geometry.direction, (3, 3)) @ np.multiply(geometry.spacing, index)
         source = np.rint((point - image.geometry.origin) / image.geometry.spacing).astype(int)
         assert changed.array[index] == image.array[tuple(source)]
+
+
+@pytest.mark.parametrize("patch", [None, (16, 16, 16)], ids=["whole", "by windows"])
+def test_logits_are_those_of_the_predicted_labels(patch: tuple[int, int, int] | None) -> None:
+    """What a loss sees is what is predicted; logarithms of averaged probabilities sum to 1 under the softmax."""
+    image = np.random.default_rng(0).uniform(-1, 1, (14, 16, 20)).astype(np.float32)
+    network = random_network(dataclasses.replace(SMALL, whole=(16, 16, 32), patch=patch))
+    logits = predict_logits(network, image)
+    assert (logits.shape, logits.dtype) == ((*image.shape, 3), np.float32)
+    np.testing.assert_array_equal(logits.argmax(-1), predict_array(network, image))
+    if patch is not None:
+        np.testing.assert_allclose(np.exp(logits).sum(-1), 1, rtol=1e-5)

@@ -175,7 +175,7 @@ def overlay_figure(picture: Picture, runs: Sequence[str], notes: Sequence[str]) 
         bottom -= HEAD_IN + tall * pictured[row]
         if not pictured[row]:
             continue
-        panels = [_panel(figure, area) for area in _areas(size, scale, bottom, tall)]
+        panels = [make_panel(figure, area) for area in _areas(size, scale, bottom, tall)]
         for axis, panel in enumerate(panels):
             _slice(panel, axis, slices[axis], picture, None if row == 0 else picture.predictions[row - 1])
         if row == 0:
@@ -194,22 +194,22 @@ def _slice(panel: Axes, axis: int, index: int, picture: Picture, prediction: np.
     plane = PLANES[axis]
     step = [side for other, side in enumerate(picture.spacing) if other != axis]
     reference = view(picture.reference, plane, index)
-    _show(panel, view(picture.image, plane, index), step, picture.window)
+    draw_image(panel, view(picture.image, plane, index), step, picture.window)
     if prediction is None:
-        _fill(panel, reference, step, 0.5)
-        _outline(panel, reference, step, 0.9)
+        fill_organs(panel, reference, step, 0.5)
+        outline_organs(panel, reference, step, 0.9)
     else:
-        _fill(panel, reference, step, 0.3)
-        _outline(panel, view(prediction, plane, index), step, 1.3)
+        fill_organs(panel, reference, step, 0.3)
+        outline_organs(panel, view(prediction, plane, index), step, 1.3)
     for text, (across, along, x, y) in zip(MARKS[plane], SIDES, strict=True):
-        _caption(panel, x, y, text, across, along)
+        write_on(panel, x, y, text, across, along)
 
 
 def _label(panels: Sequence[Axes]) -> None:
     """Names the planes and adds the scale, once per figure."""
     for plane, panel in zip(PLANES, panels, strict=True):
-        _caption(panel, 0.015, 0.985, plane, "left", "top")
-    _scale_bar(panels[0])
+        write_on(panel, 0.015, 0.985, plane, "left", "top")
+    draw_scale_bar(panels[0])
 
 
 def _areas(size: Sequence[float], scale: float, bottom: float, tall: float) -> list[tuple[float, float, float, float]]:
@@ -224,7 +224,8 @@ def _areas(size: Sequence[float], scale: float, bottom: float, tall: float) -> l
     return areas
 
 
-def _panel(figure: Figure, area: tuple[float, float, float, float]) -> Axes:
+def make_panel(figure: Figure, area: tuple[float, float, float, float]) -> Axes:
+    """Adds a panel without axes; `area` is left, bottom, width and height in inches."""
     width, height = figure.get_size_inches()
     left, bottom, wide, tall = area
     panel = figure.add_axes((left / width, bottom / height, wide / width, tall / height))
@@ -232,13 +233,25 @@ def _panel(figure: Figure, area: tuple[float, float, float, float]) -> Axes:
     return panel
 
 
-def _show(panel: Axes, pixels: np.ndarray, step: Sequence[float], window: tuple[float, float]) -> None:
-    """Shows the grey image; the axes count millimetres from the upper left corner."""
-    height, width = pixels.shape[0] * step[0], pixels.shape[1] * step[1]
+def draw_image(panel: Axes, pixels: np.ndarray, step: Sequence[float], window: tuple[float, float]) -> None:
+    """Shows the grey image; the axes count millimetres from the upper left corner.
+
+    Args:
+        panel: from `make_panel`.
+        pixels: `[row, column]`, from `view`.
+        step: mm along rows and columns.
+        window: intensities shown as black and as white.
+    """
     low, high = window
     grey = np.clip((np.nan_to_num(pixels.astype(np.float32), nan=low) - low) / (high - low), 0, 1)
-    panel.imshow(grey, cmap="gray", vmin=0, vmax=1, extent=(0, width, height, 0), interpolation="none")
+    panel.imshow(grey, cmap="gray", vmin=0, vmax=1, extent=panel_extent(panel, pixels, step), interpolation="none")
+
+
+def panel_extent(panel: Axes, pixels: np.ndarray, step: Sequence[float]) -> tuple[float, float, float, float]:
+    """Has a panel count millimetres and returns where its pixels lie, as `imshow` takes it."""
+    height, width = pixels.shape[0] * step[0], pixels.shape[1] * step[1]
     panel.set(xlim=(0, width), ylim=(height, 0), autoscale_on=False)
+    return 0, width, height, 0
 
 
 def _masks(labels: np.ndarray, step: Sequence[float]) -> list[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
@@ -249,17 +262,22 @@ def _masks(labels: np.ndarray, step: Sequence[float]) -> list[tuple[str, np.ndar
     return [(organ_colour(int(organ) - 1), x, y, padded == organ) for organ in np.unique(labels) if organ]
 
 
-def _fill(panel: Axes, labels: np.ndarray, step: Sequence[float], alpha: float) -> None:
+def fill_organs(panel: Axes, labels: np.ndarray, step: Sequence[float], alpha: float) -> None:
+    """Fills every organ in a slice with its colour."""
     for colour, x, y, mask in _masks(labels, step):
         panel.contourf(x, y, mask.astype(np.float32), levels=[0.5, 1.5], colors=[colour], alpha=alpha)
 
 
-def _outline(panel: Axes, labels: np.ndarray, step: Sequence[float], width: float) -> None:
-    for colour, x, y, mask in _masks(labels, step):
-        panel.contour(x, y, mask.astype(np.float32), levels=[0.5], colors=[colour], linewidths=width)
+def outline_organs(
+    panel: Axes, labels: np.ndarray, step: Sequence[float], width: float, colour: str | None = None
+) -> None:
+    """Draws the outline of every organ in a slice, in its own colour or in one for all, `width` points wide."""
+    for own, x, y, mask in _masks(labels, step):
+        panel.contour(x, y, mask.astype(np.float32), levels=[0.5], colors=[colour or own], linewidths=width)
 
 
-def _caption(panel: Axes, x: float, y: float, text: str, across: str, along: str) -> None:
+def write_on(panel: Axes, x: float, y: float, text: str, across: str, along: str) -> None:
+    """Writes in white on a dark patch; x and y are fractions of the panel."""
     shade = {"facecolor": "black", "alpha": 0.5, "edgecolor": "none", "pad": 1.5}
     panel.text(
         *(x, y, text),
@@ -273,13 +291,13 @@ def _caption(panel: Axes, x: float, y: float, text: str, across: str, along: str
     )
 
 
-def _scale_bar(panel: Axes) -> None:
+def draw_scale_bar(panel: Axes) -> None:
     """Draws the longest round length that fits into a third of the panel."""
     width, height = panel.get_xlim()[1], panel.get_ylim()[0]
     length = max((mm for mm in (1, 2, 5, 10, 20, 50, 100, 200) if mm <= width / 3), default=1)
     right, level = width * 0.97, height * 0.96
     panel.plot([right - length, right], [level, level], color="white", linewidth=2, solid_capstyle="butt")
-    _caption(panel, (right - length / 2) / width, 1 - (level / height - 0.02), f"{length} mm", "center", "bottom")
+    write_on(panel, right / width, 1 - (level / height - 0.02), f"{length} mm", "right", "bottom")
 
 
 def _head(figure: Figure, level: float, run: int, name: str, note: str) -> None:

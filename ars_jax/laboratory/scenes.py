@@ -1,0 +1,140 @@
+"""What a picture of gradients shows: a prediction on the network's grid, and image and reference on the image's own."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import jax.numpy as jnp
+import numpy as np
+
+from ars_jax.data.labels import checked_labels, read_json
+from ars_jax.data.layouts import Case as StoredCase
+from ars_jax.data.plan import Plan
+from ars_jax.data.prepare import prepare_image, read_case_label
+from ars_jax.data.volumes import READABLE, Geometry, Volume, canonical, mismatches, read_volume, resample
+from ars_jax.errors import UserError
+from ars_jax.laboratory.cases import Case
+from ars_jax.losses import marginal_logits
+from ars_jax.predict import Network, predict_logits
+from ars_jax.report.overlays import display_window
+
+CT_WINDOW = (-200.0, 400.0)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One prediction and what lies under it.
+
+    Attributes:
+        case: one sample, on the grid that its logits were computed on.
+        grid: that grid; of 2-D arrays with a first side of 1, of arrays without geometry with voxels of 1 mm.
+        image: on its own grid; zeros where only arrays were given.
+        reference: channel numbers uint8 on the image's grid.
+        window: intensities shown as black and as white.
+    """
+
+    case: Case
+    grid: Geometry
+    image: Volume
+    reference: Volume
+    window: tuple[float, float]
+
+    @property
+    def prediction(self) -> np.ndarray:
+        """The most probable class `[z, y, x]` uint8, on the logits' grid."""
+        return self.case.logits[0].argmax(-1).astype(np.uint8).reshape(self.grid.shape)
+
+    def on_image(self, values: np.ndarray, interpolation: Literal["linear", "nearest"], fill: float = 0.0) -> Volume:
+        """Brings values `[*space]` of the logits' grid onto the image's; `fill` lies outside of the former."""
+        volume = Volume(values.reshape(self.grid.shape), self.grid)
+        if not mismatches(self.grid, self.image.geometry):
+            return Volume(volume.array, self.image.geometry)
+        return resample(volume, self.image.geometry, interpolation=interpolation, fill=fill)
+
+    def shown(self, values: np.ndarray, interpolation: Literal["linear", "nearest"], fill: float = 0.0) -> np.ndarray:
+        """The same in canonical orientation, as figures take it."""
+        return canonical(self.on_image(values, interpolation, fill)).array
+
+
+def from_case(case: Case) -> Scene:
+    """Makes a scene of arrays or of the phantom; of a batch the first sample is taken.
+
+    Args:
+        case: from `laboratory.cases`.
+
+    Returns:
+        The scene.
+    """
+    space = case.labels.shape[1:]
+    z, y, x = (1, *space) if len(space) == 2 else space
+    grid = case.geometry or Geometry((z, y, x), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
+    image = np.zeros(grid.shape, np.float32) if case.image is None else case.image.reshape(grid.shape)
+    where = None if case.where is None else case.where[:1]
+    first = replace(case, logits=case.logits[:1], labels=case.labels[:1], where=where)
+    reference = Volume(first.labels[0].astype(np.uint8).reshape(grid.shape), grid)
+    return Scene(first, grid, Volume(image, grid), reference, CT_WINDOW)
+
+
+def from_run(network: Network, stored: StoredCase, labels: Mapping[str, int], source: str) -> Scene:
+    """Predicts a case by a trained network.
+
+    Args:
+        network: from `predict.load_network`.
+        stored: image and reference on disk.
+        labels: organs of the reference and their values, in the order of the network's channels.
+        source: where the case comes from, in a few words.
+
+    Returns:
+        The scene; the logits lie on the network's grid, organs that nobody drew are merged into the background.
+
+    Raises:
+        UserError: a file that cannot be read, prepared or does not fit the other, or other organs than the network's.
+    """
+    plan = network.plan
+    if tuple(labels) != plan.labels:
+        fix = "give a case with the organs of the run"
+        raise UserError("labels", found=tuple(labels), wanted=plan.labels, fix=fix)
+    image = read_volume(stored.image)
+    reference = read_case_label(stored, labels, image.geometry)
+    array, grid = prepare_image(image, plan, stored.image)
+    label = resample(reference, grid, interpolation="nearest", fill=0).array.astype(np.int32)
+    drawn = np.array([[True, *(organ not in stored.unlabelled for organ in plan.labels)]])
+    logits = predict_logits(network, array)[None]
+    if not drawn.all():
+        logits = np.asarray(marginal_logits(jnp.asarray(logits), jnp.asarray(drawn)))
+    case = Case(logits, label[None], plan.labels, image=array, geometry=grid, source=source)
+    return Scene(case, grid, image, reference, display_window(image.array, plan))
+
+
+def stored_case(image: Path, labels: Path, plan: Plan, values: Mapping[str, int] | None) -> tuple[StoredCase, dict]:
+    """Joins an image and its reference, wherever they lie.
+
+    Args:
+        image: a volume file, or a folder with one DICOM series.
+        labels: a label map, or a folder of one mask per organ, named by organ.
+        plan: names the organs.
+        values: of the organs in the label map, unless a labels.json lies beside it; None counts from 1.
+
+    Returns:
+        The case, and the values of the plan's organs in its channel order.
+
+    Raises:
+        UserError: a folder without a mask of any organ, or a table that lacks an organ.
+    """
+    table = dict(values or {organ: number for number, organ in enumerate(plan.labels, start=1)})
+    if labels.is_dir():
+        names = {organ: [labels / f"{organ}{ending}" for ending in READABLE] for organ in plan.labels}
+        masks = {organ: path for organ, paths in names.items() for path in paths if path.is_file()}
+        if not masks:
+            found, fix = "no mask of the run's organs", "name the masks by organ, or give a label map"
+            raise UserError(labels, found=found, wanted=f"files such as {plan.labels[0]}.nii.gz", fix=fix)
+        return StoredCase(image.name, image, masks=masks), {organ: table[organ] for organ in plan.labels}
+    beside = labels.parent / "labels.json"
+    if beside.is_file():
+        table = checked_labels(beside, read_json(beside))
+    if missing := [organ for organ in plan.labels if organ not in table]:
+        raise UserError(beside, found=f"no {', '.join(missing)}", wanted="the run's organs", fix="add their values")
+    chosen = {organ: table[organ] for organ in plan.labels}
+    others = tuple(value for organ, value in table.items() if organ not in chosen)
+    return StoredCase(image.name, image, label=labels, others=others), chosen
