@@ -3,7 +3,8 @@
 Each preset is named after the code that it reproduces and keeps that code's option names and defaults. The value and
 the gradient agree with PyTorch's to rounding, for hard labels and, where the other code takes them, soft ones. All
 apply the softmax over the last axis. Departures: `where` leaves voxels out of every preset, as an ignored label does
-where the other code knows one; and the only class of an array is kept where the background is to be left out.
+where the other code knows one; and an array's only class is kept where the background is to be left out, with the
+softmax of one class, which is 1 (MONAI then takes the logits for probabilities, nnU-Net's value is NaN).
 """
 
 import dataclasses
@@ -39,12 +40,12 @@ def pytorch_ars(
 
     Eqs. 5-8 on region means instead of sums: in terms of sums its eps is `smooth` times the voxels of a region. The
     means of all samples are added before the ratio; every pair of region and class counts, absent ones too; the
-    penalties are differentiated. The module does not name its order of axes; here they are those of the arrays.
+    penalties are differentiated.
 
     Args:
         logits: `[b, *space, c]`, two or three spatial axes.
         labels: `[b, *space]` integers, or `[b, *space, c]` one-hot or soft.
-        grid: regions per axis, the module's `num_region_per_axis`; overlapping ones where the sides do not divide,
+        grid: regions per axis in the arrays' order, the module's `num_region_per_axis`; overlapping ones where the sides do not divide,
             see `pooling_bounds`.
         smooth: added to numerators and denominators, in units of a region's mean.
         batch_dice: whether the samples' means are added; else every sample has its own ratios.
