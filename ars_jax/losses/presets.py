@@ -45,8 +45,8 @@ def pytorch_ars(
     Args:
         logits: `[b, *space, c]`, two or three spatial axes.
         labels: `[b, *space]` integers, or `[b, *space, c]` one-hot or soft.
-        grid: regions per axis in the arrays' order, the module's `num_region_per_axis`; overlapping ones where the sides do not divide,
-            see `pooling_bounds`.
+        grid: regions per axis in the arrays' order, the module's `num_region_per_axis`; they overlap where the sides
+            do not divide, see `pooling_bounds`.
         smooth: added to numerators and denominators, in units of a region's mean.
         batch_dice: whether the samples' means are added; else every sample has its own ratios.
         do_bg: whether class 0 has a loss.
