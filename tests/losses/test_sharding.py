@@ -1,5 +1,6 @@
-"""Batch and depth spread over eight devices give what one device gives, without gathering the volume."""
+"""Batch, depth or both spread over devices give what one device gives, without gathering the volume."""
 
+from functools import cache
 from typing import Any
 
 import jax
@@ -7,45 +8,64 @@ import numpy as np
 import pytest
 
 from ars_jax import losses
-from tests.losses.cases import SPACE, random_case
+from tests.losses.cases import DIVISIBLE, SPACE, random_case, region_map
 
-WEIGHTS = {"dice": 1.0, "cross_entropy": 1.0, "region_specific": 0.5, "adaptive_region_specific": 2.0}
+WEIGHTS = {**dict.fromkeys(DIVISIBLE, 0.5), "cross_entropy": 1.0, "adaptive_region_specific": 2.0}
+LOGITS, LABELS = random_case(1, SPACE, batch=4)
+WHERE = np.random.default_rng(2).random(LABELS.shape) < 0.8
+IDS = np.random.default_rng(3).integers(-1, 6, LABELS.shape).astype(np.int32)
+DIVISIONS: dict[str, dict[str, Any]] = {
+    "grid": {"grid": (4, 2, 2), "adaptive_gradient": "stop"},
+    "grid that does not fit": {"grid": 3, "absent": "count", "reduction": "mean"},
+    "map": {},
+}
 
 
-def spread(*arrays: Any) -> list[jax.Array]:
-    """Arrays [b, z, ...] with the batch over four groups of devices and the depth over two."""
+def arrays(division: str) -> list[Any]:
+    """Logits, labels, mask and, for the map, the regions' numbers."""
+    return [LOGITS, LABELS, WHERE, *([IDS] if division == "map" else [])]
+
+
+@cache
+def on_one_device(division: str) -> tuple[Any, Any]:
+    """The compiled loss with its gradient, and its results."""
+    combined = losses.weighted_sum(WEIGHTS, **DIVISIONS[division])
+
+    def total(logits: jax.Array, labels: jax.Array, where: jax.Array, ids: jax.Array | None = None) -> Any:
+        return combined(logits, labels, where, None if ids is None else region_map(ids, 6))
+
+    function = jax.jit(jax.value_and_grad(total, has_aux=True))
+    return function, function(*arrays(division))
+
+
+def spread(shape: tuple[int, int], values: list[Any]) -> list[jax.Array]:
+    """Arrays [b, z, ...] with the batch over so many groups of devices and the depth over so many."""
     if jax.device_count() < 8:
         pytest.skip(f"needs 8 devices, found {jax.device_count()}: jax was started before tests/conftest.py could ask")
-    mesh = jax.make_mesh((4, 2), ("data", "space"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
-    return [jax.device_put(array, jax.NamedSharding(mesh, jax.P("data", "space"))) for array in arrays]
+    devices = jax.devices()[: shape[0] * shape[1]]
+    mesh = jax.make_mesh(shape, ("data", "space"), (jax.sharding.AxisType.Auto,) * 2, devices=devices)
+    return [jax.device_put(value, jax.NamedSharding(mesh, jax.P("data", "space"))) for value in values]
 
 
 @pytest.mark.parametrize(
-    ("options", "fits"),
-    [
-        ({"grid": 1}, True),
-        ({"grid": (4, 2, 2), "adaptive_gradient": "stop"}, True),
-        ({"grid": 3, "absent": "count", "reduction": "mean"}, False),
-    ],
-    ids=["a region over all", "regions that fit", "regions that do not fit"],
+    ("division", "shape"),
+    [("grid", (4, 1)), ("grid", (1, 8)), ("grid that does not fit", (4, 2)), ("map", (2, 4))],
+    ids=["batch", "depth", "both, a grid that does not fit", "both, a map"],
 )
-def test_eight_devices_equal_one(options: dict[str, Any], fits: bool) -> None:
-    """Regions that devices hold whole or share whole need sums from each other and nothing else."""
-    logits, labels = random_case(1, SPACE, batch=4)
-    where = np.random.default_rng(2).random(labels.shape) < 0.8
-    function = jax.jit(jax.value_and_grad(losses.weighted_sum(WEIGHTS, **options), has_aux=True))
-    (total, parts), by_logits = function(logits, labels, where)
-    arrays = spread(logits, labels, where)
-    program = function.lower(*arrays).compile()
-    (spread_total, spread_parts), spread_by_logits = program(*arrays)
+def test_many_devices_equal_one(division: str, shape: tuple[int, int]) -> None:
+    """Devices need sums from each other and nothing else, also where a region lies on several of them."""
+    function, ((total, parts), by_logits) = on_one_device(division)
+    spread_arrays = spread(shape, arrays(division))
+    program = function.lower(*spread_arrays).compile()
+    (spread_total, spread_parts), spread_by_logits = program(*spread_arrays)
 
+    assert set(parts) == set(spread_parts) == {*DIVISIBLE, "cross_entropy"}
     np.testing.assert_allclose(spread_total, total, rtol=2e-6)
     for name, value in parts.items():
         np.testing.assert_allclose(spread_parts[name], value, rtol=2e-6, err_msg=name)
     np.testing.assert_allclose(spread_by_logits, by_logits, rtol=1e-5, atol=2e-6 * np.abs(by_logits).max())
-    assert spread_by_logits.sharding.is_equivalent_to(arrays[0].sharding, logits.ndim)
+    assert spread_by_logits.sharding.is_equivalent_to(spread_arrays[0].sharding, LOGITS.ndim)
     text = program.as_text() or ""
     assert "all-reduce" in text
-    if fits:
-        for collective in ("all-gather", "all-to-all", "collective-permute"):
-            assert collective not in text, collective
+    for collective in ("all-gather", "all-to-all", "collective-permute"):
+        assert collective not in text, collective
