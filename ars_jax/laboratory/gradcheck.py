@@ -138,7 +138,7 @@ def remarks(rows: Sequence[Comparison]) -> Iterator[str]:
     for row in rows:
         if row.reason:
             outcome = "failed" if row.passed is False else "not compared"
-            reasons.setdefault(f"{outcome} with {_SHORT[row.against]}, {row.reason}", []).append(row.loss)
+            reasons.setdefault(f"{outcome} with {_SHORT[row.against]} ({row.reason})", []).append(row.loss)
     losses = len({row.loss for row in rows})
     for reason, names in reasons.items():
         yield f"{reason}: {', '.join(names) if len(names) < losses else 'all'}"

@@ -69,6 +69,7 @@ FAULTS: dict[str, tuple[Callable[[jax.Array], jax.Array], float]] = {
     "a factor": (lambda g: g * 1.001, 1e-3),
     "one class": (lambda g: g.at[..., 1].multiply(1.01), 1e-2),
     "a mean over the batch": (lambda g: g / 2, 0.5),
+    "no gradient at all": (lambda g: g * 0, 1.0),
     "a shifted volume": (lambda g: jnp.roll(g, 1, axis=1), 1.0),
 }
 
@@ -137,7 +138,7 @@ def test_oracles_that_are_not_there_are_told(monkeypatch: pytest.MonkeyPatch) ->
     assert own.passed is preset.passed is None
     assert own.reason == preset.reason == "PyTorch is not installed: pip install 'ars_jax[torch]'"
     assert own.value is not None and own.other_value is None
-    assert one("monai_dice", against=("closed_form",)).reason == "which presets do not have"
+    assert one("monai_dice", against=("closed_form",)).reason == "presets have none"
 
 
 def test_the_process_keeps_its_precision() -> None:
