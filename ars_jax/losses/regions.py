@@ -27,6 +27,11 @@ class RegionMap:
     ids: jax.Array
     count: int = dataclasses.field(metadata={"static": True})
 
+    def with_rest(self) -> "RegionMap":
+        """Returns the map with one more region, the last: all voxels that are in no other."""
+        ids = self.ids.astype(np.int32)
+        return RegionMap(jnp.where((ids < 0) | (ids >= self.count), self.count, ids), self.count + 1)
+
 
 def region_bounds(
     space: Sequence[int], *, grid: int | Sequence[int] | None = None, region_size: int | Sequence[int] | None = None

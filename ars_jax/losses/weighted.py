@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from ars_jax.losses.overlap import (
 )
 from ars_jax.losses.reduction import Absent, ClassWeights, Reduction, pyramid_loss, reduce_loss
 from ars_jax.losses.regions import RegionMap
-from ars_jax.losses.statistics import OverlapStatistics, overlap_statistics
+from ars_jax.losses.statistics import OverlapStatistics, check_shapes, overlap_statistics
 
 REGIONAL = ("region_specific", "adaptive_region_specific")
 
@@ -85,7 +85,7 @@ def weighted_sum(
 
     Returns:
         A function of `(logits, labels, where=None, region_map=None)` that returns the total and a dictionary of the
-        unweighted parts.
+        unweighted parts. Voxels that a map has in no region count for the losses of the whole volume.
 
     Raises:
         ValueError: a name that is no loss, no name at all, or (when called) arguments that do not fit.
@@ -100,19 +100,35 @@ def weighted_sum(
     def loss(
         logits: jax.Array, labels: jax.Array, where: jax.Array | None = None, region_map: RegionMap | None = None
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        s = overlap_statistics(
-            logits,
-            labels,
-            grid=grid_or_paper(grid, region_size, region_map) if regional else None,
-            region_size=region_size if regional else None,
-            region_map=region_map if regional else None,
-            where=where,
-            from_probabilities=from_probabilities,
+        division = {
+            "grid": grid_or_paper(grid, region_size, region_map) if regional else None,
+            "region_size": region_size if regional else None,
+            "region_map": region_map if regional else None,
+        }
+        whole, inside = _whole_and_inside(
+            logits, labels, where=where, from_probabilities=from_probabilities, **division
         )
-        parts = {name: terms[name](s) for name in weights}
+        parts = {name: terms[name](inside if name in REGIONAL else whole) for name in weights}
         return jnp.stack([weights[name] * part for name, part in parts.items()]).sum(), parts
 
     return loss
+
+
+def _whole_and_inside(
+    logits: jax.Array,
+    labels: jax.Array,
+    *,
+    where: jax.Array | None,
+    region_map: RegionMap | None,
+    **options: Any,
+) -> tuple[OverlapStatistics, OverlapStatistics]:
+    """Returns regional statistics that sum up to the whole volume's, and those of the regions that were asked for."""
+    if region_map is None:
+        s = overlap_statistics(logits, labels, where=where, **options)
+        return s, s
+    check_shapes(logits, labels, where, region_map)
+    s = overlap_statistics(logits, labels, where=where, region_map=region_map.with_rest(), **options)
+    return s, jax.tree.map(lambda x: x[:, :-1], s)
 
 
 def _terms(

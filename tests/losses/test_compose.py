@@ -8,10 +8,27 @@ import numpy as np
 import pytest
 
 from ars_jax import losses
-from tests.losses.cases import SPACE, gradient, loss, random_case, random_mask
+from tests.losses.cases import SPACE, loss, random_case, random_mask, region_map
 from tests.oracles import losses as oracle
 
-WEIGHTS = {"dice": 1.0, "cross_entropy": 0.5, "adaptive_region_specific": 0.25, "region_specific": 2.0}
+WEIGHTS = {
+    "dice": 1.0,
+    "tversky": 0.3,
+    "focal_tversky": 0.2,
+    "generalized_dice": 3.0,
+    "sensitivity_specificity": 1.5,
+    "cross_entropy": 0.5,
+    "adaptive_region_specific": 0.25,
+    "region_specific": 2.0,
+}
+SHARED = ("class_weights", "include_background", "whole_batch", "eps")
+OWN = {
+    "tversky": ("fp_weight", "fn_weight"),
+    "focal_tversky": ("fp_weight", "fn_weight", "gamma"),
+    "sensitivity_specificity": ("sensitivity_weight",),
+    "adaptive_region_specific": ("a", "b", "exponent", "adaptive_gradient"),
+}
+REGIONAL = ("grid", "region_size", "region_map", "levels", "absent", "reduction")
 
 
 def weighted(weights: Any, **options: Any) -> Any:
@@ -22,39 +39,47 @@ def marginal(logits: Any, labelled: Any) -> jax.Array:
     return losses.marginal_logits(logits, labelled)
 
 
-def singles(logits: Any, labels: Any, where: Any = None, **options: Any) -> dict[str, jax.Array]:
-    """The single losses; options of regions do not touch the global ones."""
-    regions = {key: value for key, value in options.items() if key not in ("a", "b", "adaptive_gradient")}
-    return {
-        "dice": loss("dice")(logits, labels, where=where),
-        "cross_entropy": loss("cross_entropy")(logits, labels, where=where),
-        "adaptive_region_specific": loss("adaptive_region_specific", **options)(logits, labels, where=where),
-        "region_specific": loss("region_specific", **regions)(logits, labels, where=where),
-    }
+def single(name: str, options: dict[str, Any]) -> Any:
+    """The loss alone, with those of the options that are its own."""
+    if name == "cross_entropy":
+        reduction = options.get("cross_entropy_reduction", "mean")
+        return loss(name, reduction=reduction, whole_batch=options.get("whole_batch", False))
+    keys = (*SHARED, *OWN.get(name, ()), *(REGIONAL if "region" in name else ()))
+    return loss(name, **{key: value for key, value in options.items() if key in keys})
 
 
 @pytest.mark.parametrize(
     "options",
     [
-        {"grid": 2, "reduction": "class_mean"},
-        {"grid": 3, "a": 0.1, "b": 0.8, "absent": "count", "reduction": "mean"},
-        {"grid": 2, "adaptive_gradient": "stop", "absent": "skip"},
+        {"grid": 2, "reduction": "class_mean", "gamma": 2.0, "sensitivity_weight": 0.3},
+        {"grid": 3, "a": 0.1, "b": 0.8, "absent": "count", "reduction": "mean", "fp_weight": 0.9},
+        {"grid": 2, "levels": 2, "adaptive_gradient": "stop", "class_weights": [1.0, 0.5, 2.0], "exponent": 2.0},
+        {"grid": 2, "include_background": False, "class_weights": [0.5, 2.0], "eps": 1e-2},
+        {"grid": 2, "whole_batch": True, "cross_entropy_reduction": "sum"},
     ],
     ids=str,
 )
-@pytest.mark.parametrize("masked", [False, True])
-def test_total_is_the_weighted_sum_of_the_single_losses_and_the_parts_equal_them(
-    options: dict[str, Any], masked: bool
-) -> None:
+def test_total_is_the_weighted_sum_of_the_single_losses_and_the_parts_equal_them(options: dict[str, Any]) -> None:
     logits, labels = random_case(1, SPACE)
-    where = random_mask(2, SPACE) if masked else None
+    where = random_mask(2, SPACE)
     total, parts = weighted(WEIGHTS, **options)(logits, labels, where)
-    wanted = singles(logits, labels, where, **options)
     assert parts.keys() == WEIGHTS.keys()
-    for name, value in wanted.items():
-        assert parts[name].shape == ()
-        np.testing.assert_allclose(parts[name], value, rtol=2e-6, err_msg=name)
-    np.testing.assert_allclose(total, sum(WEIGHTS[name] * value for name, value in wanted.items()), rtol=2e-6)
+    for name, value in parts.items():
+        assert value.shape == ()
+        np.testing.assert_allclose(value, single(name, options)(logits, labels, where=where), rtol=2e-6, err_msg=name)
+    np.testing.assert_allclose(total, sum(WEIGHTS[name] * value for name, value in parts.items()), rtol=2e-6)
+
+
+def test_a_map_reaches_the_regional_losses_and_no_other() -> None:
+    logits, labels = random_case(1, SPACE)
+    regions = region_map(np.random.default_rng(2).integers(-1, 4, labels.shape), 4)
+    weights = {"dice": 1.0, "adaptive_region_specific": 1.0}
+    with pytest.raises(ValueError, match="region_map and grid"):
+        weighted(weights, grid=2)(logits, labels, None, regions)
+    _, parts = weighted(weights)(logits, labels, None, regions)
+    alone = loss("adaptive_region_specific", region_map=regions)(logits, labels)
+    np.testing.assert_allclose(parts["adaptive_region_specific"], alone, rtol=2e-6)
+    np.testing.assert_allclose(parts["dice"], loss("dice")(logits, labels), rtol=2e-6)
 
 
 def test_gradient_of_the_total_is_the_weighted_sum_of_the_gradients() -> None:
@@ -62,10 +87,7 @@ def test_gradient_of_the_total_is_the_weighted_sum_of_the_gradients() -> None:
     options = {"grid": 2, "reduction": "class_mean"}
     by_logits, parts = jax.grad(weighted(WEIGHTS, **options), has_aux=True)(jnp.asarray(logits), labels)
 
-    wanted = WEIGHTS["dice"] * gradient("dice")(logits, labels)
-    wanted += WEIGHTS["cross_entropy"] * gradient("cross_entropy")(logits, labels)
-    for name in ("region_specific", "adaptive_region_specific"):
-        wanted += WEIGHTS[name] * gradient(name, **options)(logits, labels)
+    wanted = sum(weight * jax.grad(single(name, options))(logits, labels) for name, weight in WEIGHTS.items())
     np.testing.assert_allclose(by_logits, wanted, rtol=1e-4, atol=1e-5 * np.abs(wanted).max())
     assert set(parts) == set(WEIGHTS)
 
