@@ -47,6 +47,24 @@ def names() -> tuple[str, ...]:
     return (*WRITTEN_OUT, *monai)
 
 
+def loss(name: str) -> Callable[..., torch.Tensor]:
+    """Returns a loss or preset as a function of tensors.
+
+    Args:
+        name: one of `names()`.
+
+    Returns:
+        A function of logits `[b, c, *space]`, labels `[b, *space]` or `[b, c, *space]`, and options, to a scalar.
+
+    Raises:
+        ValueError: a name that cannot be computed here.
+    """
+    if name not in names():
+        offered = ", ".join(names()) or "none: PyTorch is not installed, pip install 'ars_jax[torch]'"
+        raise ValueError(f"name (={name!r}) must be a loss that PyTorch can compute here: {offered}")
+    return (WRITTEN_OUT | MONAI)[name]
+
+
 def value_and_gradient(name: str, logits: Any, labels: Any, **options: Any) -> tuple[float, np.ndarray]:
     """Computes a loss and its gradient in PyTorch.
 
@@ -64,9 +82,7 @@ def value_and_gradient(name: str, logits: Any, labels: Any, **options: Any) -> t
         ValueError: a name that cannot be computed here, another float type, or an option that PyTorch's code has not.
         TypeError: an option that the loss does not have.
     """
-    if name not in names():
-        offered = ", ".join(names()) or "none: PyTorch is not installed, pip install 'ars_jax[torch]'"
-        raise ValueError(f"name (={name!r}) must be a loss that PyTorch can compute here: {offered}")
+    computed = loss(name)
     import torch
 
     x = np.moveaxis(np.asarray(logits), -1, 1)
@@ -77,7 +93,7 @@ def value_and_gradient(name: str, logits: Any, labels: Any, **options: Any) -> t
     targets = torch.tensor(np.moveaxis(y, -1, 1).astype(x.dtype) if y.ndim == x.ndim else y.astype(np.int64))
     if options.get("where") is not None:
         options["where"] = torch.tensor(np.asarray(options["where"], bool))[:, None]
-    value = (WRITTEN_OUT | MONAI)[name](inputs, targets, **options)
+    value = computed(inputs, targets, **options)
     value.backward()
     assert inputs.grad is not None
     return value.item(), np.moveaxis(inputs.grad.numpy(), 1, -1)
@@ -99,7 +115,7 @@ def pytorch_ars(
     """The loss of `presets.pytorch_ars` by adaptive average pooling of hits and errors, `[b, c, *space]`."""
     from torch.nn import functional
 
-    p, g, _ = _fields(x, y, where)
+    p, g = _fields(x, y, where)
     p, g = (p, g) if do_bg or p.shape[1] == 1 else (p[:, 1:], g[:, 1:])
     pool = functional.adaptive_avg_pool3d if x.ndim == 5 else functional.adaptive_avg_pool2d
     bins: Any = grid if isinstance(grid, int) else tuple(grid)
@@ -123,9 +139,9 @@ def nnunet_dice_ce(
     where: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The loss of `presets.nnunet_dice_ce`, `[b, c, *space]`."""
-    p, g, log_p = _fields(x, y, where)
+    p, g = _fields(x, y, where)
     counted = p[:, :1].numel() if where is None else max(int(where.sum()), 1)
-    entropy = -(g * log_p).sum() / counted
+    entropy = -(g * _log_probabilities(x, where)).sum() / counted
     p, g = (p, g) if do_bg or p.shape[1] == 1 else (p[:, 1:], g[:, 1:])
     hit, predicted, reference = (voxels.flatten(2).sum(-1) for voxels in (p * g, p, g))
     if batch_dice:
@@ -144,7 +160,8 @@ def cross_entropy(
     whole_batch: bool = False,
 ) -> torch.Tensor:
     """The loss of `losses.cross_entropy`, `[b, c, *space]`."""
-    _, g, log_p = _fields(x, y, where)
+    _, g = _fields(x, y, where)
+    log_p = _log_probabilities(x, where)
     weights = _weights(class_weights, x)
     entropy, counted = (-g * log_p * weights).flatten(1).sum(-1), (g * weights).flatten(1).sum(-1)
     if whole_batch:
@@ -241,7 +258,8 @@ def _regional(
     """Regional sums, a loss of them, one number; with the options of `losses.Options`."""
     undivided = grid is None and region_size is None and region_map is None
     regions = _map_sums(region_map) if region_map is not None else _grid_sums(x, grid, region_size)
-    s = _sums(regions, *_fields(x, y, where, from_probabilities), where)
+    fields = (*_fields(x, y, where, from_probabilities), _log_probabilities(x, where, from_probabilities))
+    s = _sums(regions, *fields, where)
     if not include_background:
         s = Sums(*(field[:, 1:] for field in s[:-1]), voxels=s.voxels)
     if whole_batch:
@@ -287,24 +305,29 @@ def _sums(
     log_p: torch.Tensor,
     where: torch.Tensor | None,
 ) -> Sums:
-    counted = p.new_ones(p[:, :1].shape) * _mask(where)
+    counted = p.new_ones(p[:, :1].shape) * (1 if where is None else where)
     return Sums(*map(regional, (p * g, p, g, p * p, p * p * g, -g * log_p, counted)))
 
 
 def _fields(
     x: torch.Tensor, y: torch.Tensor, where: torch.Tensor | None, from_probabilities: bool = False
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Returns p, g and log p, `[b, c, *space]`; p and g are 0 where a voxel is left out."""
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns p and g, `[b, c, *space]`, 0 where a voxel is left out."""
     import torch
-    from torch.nn import functional
 
     if where is not None:
         x, y = x.where(where, 0), y.where(where if y.ndim == x.ndim else where[:, 0], 0)
-    g = y if y.ndim == x.ndim else functional.one_hot(y, x.shape[1]).movedim(-1, 1)
-    g = g.to(x.dtype) * _mask(where)
-    if from_probabilities:
-        return x, g, x.clamp(min=torch.finfo(x.dtype).tiny).log()
-    return x.softmax(1) * _mask(where), g, x.log_softmax(1)
+    p = x if from_probabilities else x.softmax(1)
+    g = y.to(x.dtype) if y.ndim == x.ndim else torch.zeros_like(p).scatter_(1, y[:, None], 1)
+    return (p, g) if where is None else (p * where, g * where)
+
+
+def _log_probabilities(x: torch.Tensor, where: torch.Tensor | None, from_probabilities: bool = False) -> torch.Tensor:
+    """Returns log p, `[b, c, *space]`."""
+    import torch
+
+    x = x if where is None else x.where(where, 0)
+    return x.clamp(min=torch.finfo(x.dtype).tiny).log() if from_probabilities else x.log_softmax(1)
 
 
 def _grid_sums(
@@ -341,10 +364,6 @@ def _stacked(parts: list[torch.Tensor], axis: int) -> torch.Tensor:
     import torch
 
     return torch.stack(parts, axis)
-
-
-def _mask(where: torch.Tensor | None) -> torch.Tensor | int:
-    return 1 if where is None else where
 
 
 def _weights(class_weights: Sequence[float] | None, like: torch.Tensor) -> torch.Tensor | int:
