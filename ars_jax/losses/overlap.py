@@ -147,10 +147,10 @@ def sensitivity_specificity_loss(
         `[b, *grid, c]`, within [0, 1].
     """
     s, r = statistics, sensitivity_weight
-    missed = _not_negative(s.reference - 2 * s.intersection + s.intersection_squared)
+    missed = _within(s.reference - 2 * s.intersection + s.intersection_squared, s.reference)
     others = _not_negative(s.voxels - s.reference)
     # Without other voxels P2 - Q is the rounding of two equal sums, which the division by eps would blow up.
-    false = jnp.where(others > 0, _not_negative(s.predicted_squared - s.intersection_squared), 0)
+    false = jnp.where(others > 0, _within(s.predicted_squared - s.intersection_squared, others), 0)
     return r * missed / (s.reference + eps) + (1 - r) * false / (others + eps)
 
 
@@ -233,3 +233,8 @@ def adaptive_tversky_loss(
 
 def _not_negative(x: jax.Array) -> jax.Array:
     return jnp.where(x >= 0, x, 0)
+
+
+def _within(x: jax.Array, most: jax.Array) -> jax.Array:
+    """Removes the rounding of a difference of sums outside [0, most], keeping the slope 1 at both ends."""
+    return jnp.where(x <= most, _not_negative(x), most)

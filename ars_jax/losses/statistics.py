@@ -80,6 +80,8 @@ class OverlapStatistics:
     def coarser(self) -> "OverlapStatistics":
         """Returns the statistics of a grid with half the regions per axis, each the sum of 2 x 2 (x 2) of this one's.
 
+        Of a map, regions 2r and 2r + 1 become region r.
+
         Raises:
             ValueError: an axis has an odd number of regions.
         """

@@ -1,5 +1,6 @@
 """A wrong argument is named, with what was found."""
 
+from operator import attrgetter
 from typing import Any
 
 import jax
@@ -7,19 +8,28 @@ import numpy as np
 import pytest
 
 from ars_jax import losses
+from tests.losses.cases import DIVISIBLE, PRESETS, region_map
 
 LOGITS = np.zeros((2, 8, 6, 4, 3), np.float32)
 LABELS = np.zeros((2, 8, 6, 4), np.int32)
-EVERY = ["dice", "cross_entropy", "baseline", "tversky", "region_specific", "adaptive_region_specific"]
+EVERY = [*DIVISIBLE, "cross_entropy", "baseline", *PRESETS]
 REGIONAL = ["region_specific", "adaptive_region_specific", "overlap_statistics"]
+
+
+WORDS = {"absent": ["skip", "count"], "reduction": ["sum", "mean", "class_mean"]}
+
+
+def weighted(*arrays: Any) -> Any:
+    return losses.weighted_sum({"dice": 1, "region_specific": 1})(*arrays)
 
 
 def raised(name: str, logits: Any = LOGITS, labels: Any = LABELS, **options: Any) -> str:
     """The one-line message of the ValueError."""
-    if "region_specific" in name and "grid" not in options and "region_size" not in options:
+    needs_grid = name in ("region_specific", "adaptive_region_specific", "presets.pytorch_ars")
+    if needs_grid and not options.keys() & {"grid", "region_size", "region_map"}:
         options["grid"] = 2
     with pytest.raises(ValueError) as caught:
-        getattr(losses, name)(logits, labels, **options)
+        attrgetter(name)(losses)(logits, labels, **options)
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -35,7 +45,7 @@ def test_a_grid_larger_than_the_side_is_refused(name: str, grid: Any) -> None:
 
 
 @pytest.mark.parametrize("name", REGIONAL)
-@pytest.mark.parametrize("grid", [0, -1, (2, 2), (2, 2, 2, 2), (2, 0, 2)])
+@pytest.mark.parametrize("grid", [0, -1, (2, 2), (2, 2, 2, 2), (2, 0, 2), 2.0, (2, 2.0, 2), "2"])
 def test_a_grid_of_no_regions_or_of_other_axes_is_refused(name: str, grid: Any) -> None:
     assert "grid" in raised(name, grid=grid)
 
@@ -73,6 +83,38 @@ def test_a_mask_of_another_shape_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", EVERY)
+def test_a_mask_of_weights_is_refused(name: str) -> None:
+    message = raised(name, where=np.full(LABELS.shape, 0.5, np.float32))
+    assert "where" in message and "float32" in message
+
+
+@pytest.mark.parametrize("name", [*DIVISIBLE, "overlap_statistics"])
+@pytest.mark.parametrize(
+    ("ids", "count"),
+    [(LABELS[:1], 2), (LABELS[..., None], 2), (LABELS.astype(np.float32), 2), (LABELS, 0)],
+    ids=["another batch", "another axis", "fractions", "no regions"],
+)
+def test_a_region_map_that_does_not_fit_is_refused(name: str, ids: np.ndarray, count: int) -> None:
+    message = raised(name, region_map=region_map(ids, count))
+    assert "region_map" in message and str(count) in message and str(ids.shape) in message
+    with pytest.raises(ValueError, match=f"region_map of {count}"):
+        weighted(LOGITS, LABELS, None, region_map(ids, count))
+
+
+@pytest.mark.parametrize("division", [{"grid": 2}, {"region_size": 2}], ids=str)
+@pytest.mark.parametrize("name", [*DIVISIBLE, "overlap_statistics"])
+def test_a_map_beside_another_division_is_refused(name: str, division: dict[str, int]) -> None:
+    message = raised(name, region_map=region_map(LABELS, 3), **division)
+    assert "region_map" in message and next(iter(division)) in message
+
+
+@pytest.mark.parametrize("name", DIVISIBLE)
+def test_a_lone_background_cannot_be_left_out(name: str) -> None:
+    message = raised(name, LOGITS[..., :1], include_background=False)
+    assert "background" in message
+
+
+@pytest.mark.parametrize("name", EVERY)
 def test_fractional_label_maps_are_refused(name: str) -> None:
     message = raised(name, labels=LABELS.astype(np.float32))
     assert "labels" in message and "float32" in message
@@ -82,14 +124,7 @@ def test_fractional_label_maps_are_refused(name: str) -> None:
     ("name", "option", "words"),
     [
         ("adaptive_region_specific", "adaptive_gradient", ["through", "stop"]),
-        ("adaptive_region_specific", "absent", ["skip", "count"]),
-        ("region_specific", "absent", ["skip", "count"]),
-        ("dice", "absent", ["skip", "count"]),
-        ("tversky", "absent", ["skip", "count"]),
-        ("adaptive_region_specific", "reduction", ["sum", "mean", "class_mean"]),
-        ("region_specific", "reduction", ["sum", "mean", "class_mean"]),
-        ("dice", "reduction", ["sum", "mean", "class_mean"]),
-        ("tversky", "reduction", ["sum", "mean", "class_mean"]),
+        *((name, option, words) for name in DIVISIBLE for option, words in WORDS.items()),
         ("cross_entropy", "reduction", ["mean", "sum"]),
         ("baseline", "cross_entropy_reduction", ["mean", "sum"]),
     ],
