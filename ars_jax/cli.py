@@ -4,6 +4,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +12,7 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from ars_jax.config import Config, check_config
+from ars_jax.config import Config, LossConfig, check_config
 from ars_jax.errors import UserError
 from ars_jax.options import add_config, as_user_error, build_config, preset, read_config
 
@@ -210,6 +211,28 @@ def _gradcheck(arguments: Namespace, console: Console) -> None:
         raise _FaultsShownError
 
 
+def _gradients(arguments: Namespace, console: Console) -> None:
+    from ars_jax.laboratory.gradients import render, study, with_options
+    from ars_jax.laboratory.scenes import predicted_scene, scene_of_arrays
+    from ars_jax.predict import load_network
+    from ars_jax.train.inputs import scored_cases
+
+    named = {name: arguments[name] for name in ("case", "image", "labels")}
+    if arguments.run is None:
+        scene, config = scene_of_arrays(arguments.arrays, arguments.seed, **named), LossConfig()
+    else:
+        run_config = _run_config(arguments.run)
+        network = load_network(arguments.run, run_config, arguments.checkpoint)
+        validation = partial(scored_cases, arguments.run, run_config, None)
+        others = {"arrays": arguments.arrays, "values": run_config.data.labels}
+        scene, config = predicted_scene(network, validation, **named, **others), run_config.loss
+    options = {name: arguments[name] for name in ("grid", "a", "b", "adaptive_gradient")}
+    config = with_options(config, scene.case, **options, whole_grid=arguments.run is None)
+    summary = study(scene, config, arguments.out, arguments.organ)
+    console.print(render(summary))
+    console.print(f"figures, volumes and numbers in {arguments.out}", soft_wrap=True)
+
+
 def _run_config(run: Path) -> Config:
     path = run / "config.yaml"
     if not path.is_file():
@@ -316,6 +339,34 @@ def _gradcheck_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, default=None, help="file for the comparisons")
 
 
+def _gradients_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, required=True, help="folder for figures, volumes and numbers")
+    parser.add_argument("--run", type=Path, default=None, help="folder of a run, whose network predicts the case")
+    parser.add_argument(
+        "--case", type=str | None, default=None, help="a validation case of the run; the first by default"
+    )
+    parser.add_argument("--image", type=Path, default=None, help="instead of --case, a volume file or DICOM folder")
+    parser.add_argument("--labels", type=Path, default=None, help="its label map, or a folder of one mask per organ")
+    _add_checkpoint(parser)
+    parser.add_argument(
+        "--arrays",
+        type=Path,
+        default=None,
+        help="instead of a run, npz file with logits [b, *space, c] and labels [b, *space]; of a batch the first",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="decides the phantom, which is taken without run and arrays"
+    )
+    parser.add_argument(
+        "--grid", type=int | list[int] | None, default=None, help="regions per axis; the run's by default, else 16"
+    )
+    parser.add_argument("--a", type=float | None, default=None, help="smallest penalty; the run's by default, else 0.3")
+    parser.add_argument("--b", type=float | None, default=None, help="its range; the run's by default, else 0.4")
+    modes = Literal["through", "stop"] | None
+    parser.add_argument("--adaptive_gradient", type=modes, default=None, help="the run's by default, else through")
+    parser.add_argument("--organ", type=str | None, default=None, help="whose regions are drawn; the worst by default")
+
+
 def _add_checkpoint(parser: ArgumentParser) -> None:
     parser.add_argument("--checkpoint", type=Literal["best", "newest"], default="best", help="which parameters")
 
@@ -329,6 +380,7 @@ _COMMANDS: dict[str, tuple[Command, Callable[[ArgumentParser], None]]] = {
     "evaluate": (_evaluate, _evaluate_arguments),
     "report": (_report, _report_arguments),
     "gradcheck": (_gradcheck, _gradcheck_arguments),
+    "gradients": (_gradients, _gradients_arguments),
 }
 
 _HELP = {
@@ -340,6 +392,7 @@ _HELP = {
     "evaluate": "score a run, or a folder of label maps, as a table, CSV and JSON",
     "report": "show curves, tables and overlays of runs on one HTML page",
     "gradcheck": "check losses and gradients against closed forms, differences and PyTorch; exits with 1 if any is off",
+    "gradients": "show where each objective puts its gradient on a prediction: figures, volumes and numbers",
 }
 
 

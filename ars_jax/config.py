@@ -162,12 +162,15 @@ class TrainConfig:
         epochs: passes over the training cases.
         batch_size: cases of a step, over all devices.
         validate_every: epochs between validations; each is followed by a checkpoint.
+        maps_every: epochs between the regional maps of the first validation case, maps/epoch_NNNN.npz of the run's
+            folder; 0 writes none.
         seed: decides the parameters at the start, the order, the augmentation and the dropout.
     """
 
     epochs: int = 100
     batch_size: int = 1
     validate_every: int = 10
+    maps_every: int = 0
     seed: int = 0
 
 
@@ -240,6 +243,7 @@ def check_config(config: Config) -> None:
         ("train.epochs", train.epochs, train.epochs > 0, "at least 1"),
         ("train.batch_size", train.batch_size, train.batch_size > 0, "at least 1"),
         ("train.validate_every", train.validate_every, train.validate_every > 0, "at least 1"),
+        ("train.maps_every", train.maps_every, train.maps_every >= 0, "at least 0"),
         ("train.seed", train.seed, train.seed >= 0, "at least 0"),
     )
     for key, found, holds, wanted in rules:

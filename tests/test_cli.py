@@ -17,7 +17,7 @@ from ars_jax.metrics.table import read_json
 from tests.data.synthetic import LABELS, grid
 from tests.small_runs import SmallRun, files_of, quick_compilation, trained_run, write_data_set
 
-COMMANDS = ("demo", "phantom", "check", "train", "predict", "evaluate", "report", "gradcheck")
+COMMANDS = ("demo", "phantom", "check", "train", "predict", "evaluate", "report", "gradcheck", "gradients")
 HELP = """
 import sys
 from ars_jax.cli import main
@@ -332,6 +332,36 @@ FAULTS = {
     "a misspelt loss": ("gradcheck|--losses|dise", "loss 'dise': found no such loss; .*did you mean dice?"),
     "a grid beyond the phantom": ("gradcheck|--grid|[8,8,99]", "grid: found [8, 8, 99]; wanted regions .*48x48x48"),
     "another type of numbers": ("gradcheck|--dtype|float16", "dtype: found float16; wanted"),
+    "nowhere to show gradients": ("gradients", "out: found nothing"),
+    "a file for the figures": ("gradients|--out|{tmp}/file", "{tmp}/file: found a file; wanted a folder"),
+    "a run and arrays": ("gradients|--out|{tmp}/out|--run|{run}|--arrays|{tmp}/file", "found both --run and --arrays"),
+    "a case of no run": ("gradients|--out|{tmp}/out|--case|case_0", "found --case without --run"),
+    "an image of no run": ("gradients|--out|{tmp}/out|--image|{image}", "found --image without --run"),
+    "an image without labels": ("gradients|--out|{tmp}/out|--run|{run}|--image|{image}", "one of --image and --labels"),
+    "a case and an image": (
+        "gradients|--out|{tmp}/out|--run|{run}|--case|case_0|--image|{image}|--labels|{image}",
+        "found --case together with --image",
+    ),
+    "an unknown case": ("gradients|--out|{tmp}/out|--run|{run}|--case|none", "case: found none; wanted a validation"),
+    "no masks": (
+        "gradients|--out|{tmp}/out|--run|{run}|--image|{image}|--labels|{tmp}/empty",
+        "{tmp}/empty: found no mask of the run's organs",
+    ),
+    "no reference": (
+        "gradients|--out|{tmp}/out|--run|{run}|--image|{image}|--labels|{tmp}/none.nii",
+        "{tmp}/none.nii: found no such file",
+    ),
+    "an image for a reference": (
+        "gradients|--out|{tmp}/out|--run|{run}|--image|{image}|--labels|{image}",
+        "case_0.nii.gz: found label value",
+    ),
+    "no run for gradients": ("gradients|--out|{tmp}/out|--run|{tmp}/none", "{tmp}/none: found no such folder"),
+    "no arrays for gradients": ("gradients|--out|{tmp}/out|--arrays|{tmp}/none.npz", "{tmp}/none.npz: found no such"),
+    "no such organ": ("gradients|--out|{tmp}/out|--organ|Liver", "organ: found Liver; wanted one of Brainstem"),
+    "penalties below 0": ("gradients|--out|{tmp}/out|--a|-1", "a, b: found (-1.0, 0.4)"),
+    "too many regions": ("gradients|--out|{tmp}/out|--grid|99", "grid: found 99"),
+    "a phantom below 0": ("gradients|--out|{tmp}/out|--seed|-1", "seed: found -1"),
+    "maps below 0": (f"{TRAIN}|--train.maps_every=-1", "train.maps_every: found -1; wanted at least 0"),
     "a demo with an unknown option": ('demo|--out|{tmp}/out|--options|["--los.grid=1"]', "did you mean loss.grid"),
     "a demo with a value out of range": (
         'demo|--out|{tmp}/out|--options|["--train.epochs=0"]',

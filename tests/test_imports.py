@@ -45,6 +45,7 @@ MAY_IMPORT = {
         "files",
         "data",
         "losses",
+        "gradients",
         "metrics",
         "models",
         "mesh",

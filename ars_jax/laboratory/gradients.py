@@ -1,7 +1,7 @@
 """`ars-jax gradients`: where each objective puts its gradient on one prediction, as volumes, numbers and figures."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from rich import box
+from rich.table import Table
 from scipy import ndimage
 
 from ars_jax import losses
@@ -27,6 +29,8 @@ from ars_jax.gradients.maps import (
     region_maps,
     voxels_of_regions,
 )
+from ars_jax.laboratory.cases import Case
+from ars_jax.laboratory.gradcheck import fitting_grid
 from ars_jax.laboratory.scenes import Scene
 from ars_jax.losses.overlap import AdaptiveGradient
 from ars_jax.report.gradients import RegionPanel, gradient_figure, regions_figure
@@ -75,6 +79,12 @@ def study(scene: Scene, config: LossConfig, out: Path, organ: str | None = None)
         UserError: a grid that does not fit the volume, an organ that is not there, or a place that cannot be written.
     """
     case = scene.case
+    if out.exists() and not out.is_dir():
+        raise UserError(out, found="a file", wanted="a folder", fix="choose another --out")
+    if not case.organs:
+        raise UserError(
+            case.source, found="one class", wanted="background and organs", fix="give logits of all classes"
+        )
     if organ is not None and organ not in case.organs:
         raise UserError("organ", found=organ, wanted=f"one of {', '.join(case.organs)}", fix="check the spelling")
     where = None if case.where is None else jnp.asarray(case.where)
@@ -86,7 +96,13 @@ def study(scene: Scene, config: LossConfig, out: Path, organ: str | None = None)
         raise UserError("grid", found=error, wanted=wanted, fix="give another --grid") from error
     pulls = measure(objectives(config), *arrays, where)
     chosen = case.organs.index(organ) + 1 if organ else _worst(maps)
-    summary = {**_about(scene, config), "objectives": _shares(scene, pulls), "regions": _regions(scene, config, maps)}
+    places = _places(scene)
+    summary = {
+        **_about(scene, config),
+        "volume": {"share": {name: float(mask.mean()) for name, mask in places.items()}},
+        "objectives": {name: _shares(places, pull) for name, pull in pulls.items()},
+        "regions": _regions(scene, config, maps),
+    }
     for name, pull in pulls.items():
         write_volume(out / f"gradient_{name}.nii.gz", scene.on_image(pull.norm, "linear"))
     write_arrays(out / "regions.npz", {**maps.arrays(), "classes": ("background", *case.organs)})
@@ -95,6 +111,67 @@ def study(scene: Scene, config: LossConfig, out: Path, organ: str | None = None)
     save_figure(out / "phase", _phase_figure(config, maps))
     write_json(out / "summary.json", summary)
     return summary
+
+
+def with_options(
+    config: LossConfig,
+    case: Case,
+    *,
+    grid: int | Sequence[int] | None = None,
+    a: float | None = None,
+    b: float | None = None,
+    adaptive_gradient: AdaptiveGradient | None = None,
+    whole_grid: bool = False,
+) -> LossConfig:
+    """Changes a run's loss where options were given.
+
+    Args:
+        config: the run's, or the defaults.
+        case: whose volume is divided.
+        grid: regions per axis.
+        a: the smallest penalty.
+        b: its range.
+        adaptive_gradient: the mode.
+        whole_grid: without a grid, take the paper's 16 as far as the volume's sides allow, not the configuration's.
+
+    Returns:
+        The changed configuration.
+
+    Raises:
+        UserError: penalties out of their range, or a grid that does not fit the case.
+    """
+    if grid is not None or whole_grid:
+        config = replace(config, grid=fitting_grid(case, grid), region_size=None)
+    given = {"a": a, "b": b, "adaptive_gradient": adaptive_gradient}
+    config = replace(config, **{name: value for name, value in given.items() if value is not None})
+    if not min(config.a, config.b) >= 0 < config.a + config.b < np.inf:
+        wanted = "finite numbers of at least 0, not both 0"
+        raise UserError("a, b", found=(config.a, config.b), wanted=wanted, fix="the paper's are --a 0.3 --b 0.4")
+    return config
+
+
+def render(summary: Mapping[str, Any]) -> Table:
+    """Makes the table for the screen from what `study` returns."""
+    regions = summary["regions"]
+    grid = " x ".join(map(str, regions["grid"]))
+    title = f"{summary['source']}: {grid} regions, penalties {summary['adaptive_gradient']}"
+    table = Table(title=title, title_style="", box=box.SIMPLE_HEAD)
+    table.add_column("objective", no_wrap=True)
+    for column in ("value", "gradient", "at a boundary", "on errors"):
+        table.add_column(column, justify="right")
+    rows = {**summary["objectives"], "part of the volume": summary["volume"]}
+    for name, row in rows.items():
+        share = [f"{row['share'][place]:.1%}" for place in ("near_boundary", "wrong")]
+        numbers = [f"{row[key]:.4g}" if key in row else "" for key in ("value", "total_gradient")]
+        table.add_row(name, *numbers, *share)
+    present, rewarded = (
+        sum(row[key] for row in regions["organs"].values()) for key in ("present", "rewarding_false_positives")
+    )
+    table.caption = (
+        f"gradient: sum over voxels; at a boundary: within {MARGIN_MM:g} mm of its voxels; "
+        f"{rewarded} of {present} pairs of region and organ reward false positives"
+    )
+    return table
 
 
 def objectives(config: LossConfig) -> dict[str, Objective]:
@@ -175,8 +252,6 @@ def _about(scene: Scene, config: LossConfig) -> dict[str, Any]:
         "source": scene.case.source,
         "voxels": list(scene.grid.shape),
         "spacing_mm": list(scene.grid.spacing),
-        "grid": config.grid,
-        "region_size": config.region_size,
         "a": config.a,
         "b": config.b,
         "adaptive_gradient": config.adaptive_gradient,
@@ -185,23 +260,24 @@ def _about(scene: Scene, config: LossConfig) -> dict[str, Any]:
     }
 
 
-def _shares(scene: Scene, pulls: Mapping[str, Pull]) -> dict[str, Any]:
-    """Where each objective's gradient lies, as parts of the sum of its voxels' lengths."""
+def _places(scene: Scene) -> dict[str, np.ndarray]:
+    """Parts of the volume as masks: near a boundary of the reference, wrongly predicted, and each class."""
     labels = scene.case.labels[0].reshape(scene.grid.shape)
     places = {"near_boundary": near_boundary(labels, scene.grid.spacing), "wrong": scene.prediction != labels}
-    places |= {name: labels == number for number, name in enumerate(("background", *scene.case.organs))}
-    result: dict[str, Any] = {"volume": {"share": {name: float(mask.mean()) for name, mask in places.items()}}}
-    for name, pull in pulls.items():
-        norm = pull.norm.reshape(scene.grid.shape).astype(np.float64)
-        total = float(norm.sum())
-        share = {place: float(norm[mask].sum() / (total or 1.0)) for place, mask in places.items()}
-        result[name] = {"value": pull.value, "total_gradient": total, "share": share}
-    return result
+    return places | {name: labels == number for number, name in enumerate(("background", *scene.case.organs))}
+
+
+def _shares(places: Mapping[str, np.ndarray], pull: Pull) -> dict[str, Any]:
+    """Where an objective's gradient lies, as parts of the sum of its voxels' lengths."""
+    norm = pull.norm.astype(np.float64)
+    total = float(norm.sum())
+    share = {place: float(norm[mask.reshape(norm.shape)].sum() / (total or 1.0)) for place, mask in places.items()}
+    return {"value": pull.value, "total_gradient": total, "share": share}
 
 
 def _regions(scene: Scene, config: LossConfig, maps: RegionMaps) -> dict[str, Any]:
     """Per class: regions that have it, their mean loss, and those where false positives are rewarded."""
-    result: dict[str, Any] = {"critical_share": _critical(config)}
+    result = {}
     for number, name in enumerate(("background", *scene.case.organs)):
         present = maps.present[0, ..., number]
         loss, slope = (part[0, ..., number][present] for part in (maps.loss, maps.fp_slope))
@@ -210,11 +286,14 @@ def _regions(scene: Scene, config: LossConfig, maps: RegionMaps) -> dict[str, An
             "mean_loss": float(loss.mean()) if loss.size else None,
             "rewarding_false_positives": int((slope < 0).sum()),
         }
-    return result
-
-
-def _critical(config: LossConfig) -> float | None:
-    return critical_share(a=config.a, b=config.b) if config.adaptive_gradient == "through" else None
+    critical = critical_share(a=config.a, b=config.b) if config.adaptive_gradient == "through" else None
+    background = result.pop("background")
+    return {
+        "grid": list(maps.present.shape[1:-1]),
+        "critical_share": critical,
+        "background": background,
+        "organs": result,
+    }
 
 
 def _worst(maps: RegionMaps) -> int:

@@ -1,6 +1,6 @@
 """What a picture of gradients shows: a prediction on the network's grid, and image and reference on the image's own."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -10,11 +10,12 @@ import numpy as np
 
 from ars_jax.data.labels import checked_labels, read_json
 from ars_jax.data.layouts import Case as StoredCase
+from ars_jax.data.layouts import Dataset
 from ars_jax.data.plan import Plan
 from ars_jax.data.prepare import prepare_image, read_case_label
 from ars_jax.data.volumes import READABLE, Geometry, Volume, canonical, mismatches, read_volume, resample
 from ars_jax.errors import UserError
-from ars_jax.laboratory.cases import Case
+from ars_jax.laboratory.cases import Case, from_npz, from_phantom
 from ars_jax.losses import marginal_logits
 from ars_jax.predict import Network, predict_logits
 from ars_jax.report.overlays import display_window
@@ -101,10 +102,83 @@ def from_run(network: Network, stored: StoredCase, labels: Mapping[str, int], so
     label = resample(reference, grid, interpolation="nearest", fill=0).array.astype(np.int32)
     drawn = np.array([[True, *(organ not in stored.unlabelled for organ in plan.labels)]])
     logits = predict_logits(network, array)[None]
+    if not np.isfinite(logits).all():
+        found, fix = "logits that are NaN or infinite", "take another checkpoint"
+        raise UserError(source, found=found, wanted="finite logits", fix=fix)
     if not drawn.all():
         logits = np.asarray(marginal_logits(jnp.asarray(logits), jnp.asarray(drawn)))
     case = Case(logits, label[None], plan.labels, image=array, geometry=grid, source=source)
     return Scene(case, grid, image, reference, display_window(image.array, plan))
+
+
+def scene_of_arrays(arrays: Path | None, seed: int, **named: object) -> Scene:
+    """Makes the scene of `ars-jax gradients` without a run: of a file, or of a phantom.
+
+    Args:
+        arrays: an .npz file, see `cases.from_npz`; None takes a phantom.
+        seed: decides the phantom.
+        **named: what may be named of a run's cases, all None here.
+
+    Returns:
+        The scene.
+
+    Raises:
+        UserError: something is named that only a run has, or the file does not fit.
+    """
+    for name, value in named.items():
+        if value is not None:
+            raise _unclear(f"--{name} without --run")
+    return from_case(from_phantom(seed) if arrays is None else from_npz(arrays))
+
+
+def predicted_scene(
+    network: Network,
+    validation: Callable[[], tuple[Dataset, Sequence[StoredCase], int]],
+    *,
+    case: str | None = None,
+    image: Path | None = None,
+    labels: Path | None = None,
+    arrays: Path | None = None,
+    values: Mapping[str, int] | None = None,
+) -> Scene:
+    """Makes the scene of `ars-jax gradients` with a run: of a validation case, or of an image and its reference.
+
+    Args:
+        network: the run's.
+        validation: finds the run's data set and validation cases.
+        case: the name of one of them; the first unless given.
+        image: instead, a volume file or DICOM folder, with
+        labels: a label map, or a folder of one mask per organ.
+        arrays: None; a file of arrays needs no run.
+        values: see `stored_case`.
+
+    Returns:
+        The scene.
+
+    Raises:
+        UserError: arguments that do not name one case, or files that do not fit.
+    """
+    if arrays is not None:
+        raise _unclear("both --run and --arrays")
+    if (image is None) != (labels is None):
+        raise _unclear("one of --image and --labels")
+    if image is not None and labels is not None:
+        if case is not None:
+            raise _unclear("--case together with --image")
+        stored, table = stored_case(image, labels, network.plan, values)
+        return from_run(network, stored, table, str(image))
+    dataset, cases, _ = validation()
+    known = {stored.name: stored for stored in cases}
+    name = next(iter(known)) if case is None else case
+    if name not in known:
+        fix = "name one of these, or give --image and --labels"
+        raise UserError("case", found=name, wanted=f"a validation case: {', '.join(known)}", fix=fix)
+    return from_run(network, known[name], dataset.labels, f"{name} of {dataset.root}")
+
+
+def _unclear(found: str) -> UserError:
+    wanted = "--run RUN, alone, with --case or with --image and --labels; or --arrays FILE; or none, for a phantom"
+    return UserError("ars-jax gradients", found=found, wanted=wanted, fix="see ars-jax gradients --help")
 
 
 def stored_case(image: Path, labels: Path, plan: Plan, values: Mapping[str, int] | None) -> tuple[StoredCase, dict]:

@@ -26,6 +26,7 @@ from ars_jax.models import VNet
 from ars_jax.options import read_config
 from ars_jax.predict import Network, make_model
 from ars_jax.train.inputs import Inputs, find_cases, make_augmentation, prepare_inputs, read_split, write_split
+from ars_jax.train.maps import write_maps
 from ars_jax.train.record import Recorder, describe, preparation_progress
 from ars_jax.train.state import TrainState, create_state
 from ars_jax.train.step import make_loss, make_optimizer, train_step
@@ -60,7 +61,8 @@ class Setup:
 def train(config: Config, *, resume: bool = False, console: Console | None = None) -> Path:
     """Trains a network and leaves a run folder.
 
-    The folder holds config.yaml, plan.json, metrics.jsonl and checkpoints: the newest, and the best by validation DSC.
+    The folder holds config.yaml, plan.json, metrics.jsonl and checkpoints: the newest, and the best by validation DSC;
+    also maps, if the configuration asks for them.
 
     Args:
         config: everything that decides the run.
@@ -106,9 +108,13 @@ def _run_steps(setup: Setup, state: TrainState, step: Compiled, manager: Checkpo
         state, metrics = step(state, put_batch(setup.mesh, _arrays(batch)))
         # The metrics of the step before are fetched only now, while this one runs.
         recorder.step(number, batch["names"], metrics)
+        network = Network(setup.model, state.params, state.batch_stats, setup.inputs.plan)
+        if file := _maps_file(setup, number):
+            recorder.flush()
+            write_maps(setup.config.run.dir / file, network, setup.inputs.validation[0], setup.config.loss)
+            recorder.maps(number, file)
         if _validates(setup, number):
             recorder.flush()
-            network = Network(setup.model, state.params, state.batch_stats, setup.inputs.plan)
             scores = validate(network, setup.inputs.validation)
             recorder.validation(number, scores)
             save(manager, number, _items(state), meta, scores["mean_dsc"] or 0.0)
@@ -125,13 +131,17 @@ def _set_up(config: Config, inputs: Inputs) -> Setup:
 
 
 def _check_regions(config: Config, inputs: Inputs) -> None:
-    try:
-        region_bounds(inputs.plan.canvas or (), grid=config.loss.grid, region_size=config.loss.region_size)
-    except ValueError as error:
-        wanted = f"regions that fit the canvas {inputs.plan.canvas}"
-        raise UserError(
-            "loss.grid, loss.region_size", found=error, wanted=wanted, fix="choose fewer regions"
-        ) from error
+    """Raises where the canvas, or the case whose regional maps are written, cannot be divided."""
+    volumes = [("the canvas", inputs.plan.canvas or ())]
+    if config.train.maps_every:
+        case = inputs.validation[0]
+        volumes.append((f"the volume of {case.name}, of which maps are written,", case.image.shape))
+    for name, shape in volumes:
+        try:
+            region_bounds(shape, grid=config.loss.grid, region_size=config.loss.region_size)
+        except ValueError as error:
+            keys, wanted = "loss.grid, loss.region_size", f"regions that fit {name} {shape}"
+            raise UserError(keys, found=error, wanted=wanted, fix="choose fewer regions") from error
 
 
 def _create(setup: Setup) -> TrainState:
@@ -185,6 +195,13 @@ def _validates(setup: Setup, number: int) -> bool:
     return number == setup.steps or (rest == 0 and epoch % setup.config.train.validate_every == 0)
 
 
+def _maps_file(setup: Setup, number: int) -> str | None:
+    """Where the maps after a step go within the run's folder, if any are written after it."""
+    epoch, rest = divmod(number, setup.per_epoch)
+    every = setup.config.train.maps_every
+    return f"maps/epoch_{epoch:04d}.npz" if every and rest == 0 and epoch % every == 0 else None
+
+
 def _items(state: TrainState) -> dict[str, Any]:
     """Divides the state into what prediction needs and what only training needs."""
     return {
@@ -219,8 +236,8 @@ def _check_run(config: Config, resume: bool) -> None:
 
 
 def _check_same(path: Path, old: Any, new: Any, key: str = "") -> None:
-    """Raises where a resumed run would differ from the one that was begun; where data and run lie may change."""
-    if key in ("data.root", "data.cache", "run.dir"):
+    """Raises where a resumed run would differ from the one that was begun; places and the maps' rhythm may change."""
+    if key in ("data.root", "data.cache", "run.dir", "train.maps_every"):
         return
     if isinstance(old, Mapping) and isinstance(new, Mapping) and set(old) == set(new):
         for name in old:

@@ -159,6 +159,18 @@ class Recorder(AbstractContextManager["Recorder"]):
         text = f"epoch {epoch:g}: validation DSC {_score(scores['mean_dsc'])}  ({organs})  {now - self._begun:.0f} s"
         self._console.print(text, highlight=False, soft_wrap=True)
 
+    def maps(self, number: int, file: str) -> None:
+        """Records that regional maps were written, and leaves the time that they took out of the next step's.
+
+        Args:
+            number: the step that they follow.
+            file: where they are, within the run's folder.
+        """
+        now = time.perf_counter()
+        line = {"kind": "maps", "step": number, "epoch": round(number / self._per_epoch, 4), "file": file}
+        self._write({**line, "maps_s": round(now - self._last, 3)})
+        self._last = now
+
     def end(self) -> None:
         """Records the end and shows the last validation as a table."""
         self.flush()

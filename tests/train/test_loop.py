@@ -20,16 +20,19 @@ from rich.console import Console
 
 from ars_jax.checkpoint import checkpoints, restore
 from ars_jax.cli import main
+from ars_jax.config import LossConfig
 from ars_jax.data.loader import Batch
 from ars_jax.data.plan import Sample, read_plan
 from ars_jax.data.volumes import Volume, read_volume, write_volume
 from ars_jax.errors import UserError
+from ars_jax.gradients.maps import region_maps
 from ars_jax.mesh import make_mesh, replicated
 from ars_jax.options import read_config
-from ars_jax.predict import make_model
+from ars_jax.predict import load_network, make_model, predict_logits
 from ars_jax.report.runs import latest_steps, read_metrics
 from ars_jax.train import loop, validate
 from ars_jax.train.inputs import make_augmentation
+from ars_jax.train.maps import write_maps
 from ars_jax.train.record import Recorder
 from ars_jax.train.state import create_state
 from ars_jax.train.step import make_optimizer
@@ -220,6 +223,66 @@ def test_a_run_folder_holds_what_prediction_needs(straight: SmallRun) -> None:
     meta = json.loads((straight.folder / "checkpoints" / str(STEPS) / "meta" / "metadata").read_text())
     assert meta["config"]["optim"]["learning_rate"] == config.optim.learning_rate
     assert tuple(meta["plan"]["labels"]) == plan.labels
+
+
+@pytest.fixture(scope="module")
+def mapped(base: Path, straight: SmallRun) -> Path:
+    """The same training with regional maps after every second epoch, interrupted in its fourth, then gone on with."""
+    folder = base / "mapped"
+    words = ("train", "--config", straight.config, "--run.dir", folder, "--train.maps_every=2")
+    with batches_with(interrupted):
+        assert main_shown(*words)[0] == 130
+    assert main_shown(*words, "--resume") == (0, "")
+    return folder
+
+
+def test_maps_are_written_by_epoch_and_change_nothing(straight: SmallRun, mapped: Path) -> None:
+    """Parameters are those of the training without maps, bit for bit, also after an interruption."""
+    assert sorted(path.name for path in (mapped / "maps").iterdir()) == ["epoch_0002.npz", "epoch_0004.npz"]
+    recorded = [(line["epoch"], line["file"]) for line in latest_steps(read_metrics(mapped / "metrics.jsonl"), "maps")]
+    assert recorded == [(2, "maps/epoch_0002.npz"), (4, "maps/epoch_0004.npz")]
+    assert not (straight.folder / "maps").exists()
+    expected, found = state_bits(straight.folder), state_bits(mapped)
+    assert [name for name in expected if found[name] != expected[name]] == []
+
+
+def test_maps_are_those_of_the_network_at_the_end_of_the_epoch(mapped: Path) -> None:
+    """Of the first validation case, whole, by the run's grid and penalties; and they move as training goes on."""
+    config = read_config(mapped / "config.yaml")
+    sample = loop.prepare_inputs(config).validation[0]
+    network = load_network(mapped, config, "newest")
+    with np.load(mapped / "maps" / "epoch_0004.npz", allow_pickle=False) as file:
+        arrays = dict(file)
+    assert str(arrays.pop("case")) == sample.name
+    assert arrays.pop("classes").tolist() == ["background", *LABELS]
+    label = sample.label[None].astype(np.int32)
+    expected = region_maps(predict_logits(network, sample.image)[None], label, grid=config.loss.grid).arrays()
+    assert arrays.keys() == expected.keys()
+    for name, values in expected.items():
+        assert values.shape == (1, 2, 2, 2, 3)
+        np.testing.assert_allclose(arrays[name], values, rtol=1e-4, atol=1e-4, err_msg=name)
+    with np.load(mapped / "maps" / "epoch_0002.npz") as file:
+        assert not np.allclose(file["loss"], arrays["loss"])
+
+
+def test_maps_need_a_grid_that_fits_their_case(straight: SmallRun, tmp_path: Path) -> None:
+    """The case of 12 to 14 slices is smaller than the canvas of 16."""
+    options = ("--train.maps_every=1", "--loss.grid=16", "--data.cache", tmp_path / "cache")
+    line = refused(straight, *options, folder=tmp_path / "new")
+    assert line.startswith("ars-jax: loss.grid, loss.region_size: found grid (=16)")
+    assert "of which maps are written" in line
+
+
+def test_organs_that_nobody_drew_are_background_in_maps(tmp_path: Path) -> None:
+    network = random_network(PLAN)
+    rng = np.random.default_rng(0)
+    image = rng.uniform(-1, 1, (16, 16, 16)).astype(np.float32)
+    label = rng.integers(0, 2, image.shape).astype(np.uint8)
+    drawn = Sample("case", image, label, np.array([True, True, False]))
+    write_maps(tmp_path / "maps.npz", network, drawn, LossConfig(grid=2))
+    with np.load(tmp_path / "maps.npz") as file:
+        assert file["false_positives"][..., 1].min() > 0
+        assert file["false_positives"][..., 2].max() == 0
 
 
 def refused(straight: SmallRun, *options: object, folder: Path | None = None) -> str:
