@@ -75,7 +75,7 @@ OTHER = Config(
         eps=1e-12,
     ),
     optim=OptimConfig(learning_rate=1e-4, schedule="constant", warmup=0.0, clip_norm=1.0),
-    train=TrainConfig(epochs=3, batch_size=2, validate_every=1, seed=7),
+    train=TrainConfig(epochs=3, batch_size=2, validate_every=1, maps_every=4, seed=7),
 )
 
 
