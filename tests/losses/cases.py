@@ -53,8 +53,9 @@ every_loss_and_preset = pytest.mark.parametrize(
 
 def public_losses(module: Any) -> set[str]:
     """The functions of a module that make one number of logits and labels."""
-    functions = {name: member for name, member in inspect.getmembers(module, inspect.isfunction) if name[0] != "_"}
-    arguments = {name: list(inspect.signature(function).parameters) for name, function in functions.items()}
+    functions = [member for name, member in inspect.getmembers(module, inspect.isfunction) if name[0] != "_"]
+    own = {member.__name__: member for member in functions if member.__module__.startswith(module.__name__)}
+    arguments = {name: list(inspect.signature(function).parameters) for name, function in own.items()}
     return {name for name, names in arguments.items() if names[:2] == ["logits", "labels"]} - {"overlap_statistics"}
 
 

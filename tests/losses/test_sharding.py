@@ -49,8 +49,8 @@ def spread(shape: tuple[int, int], values: list[Any]) -> list[jax.Array]:
 
 @pytest.mark.parametrize(
     ("division", "shape"),
-    [("grid", (4, 1)), ("grid", (1, 8)), ("grid that does not fit", (4, 2)), ("map", (2, 4))],
-    ids=["batch", "depth", "both, a grid that does not fit", "both, a map"],
+    [("grid", (1, 8)), ("grid that does not fit", (4, 2)), ("map", (2, 4))],
+    ids=["depth", "both, a grid that does not fit", "both, a map"],
 )
 def test_many_devices_equal_one(division: str, shape: tuple[int, int]) -> None:
     """Devices need sums from each other and nothing else, also where a region lies on several of them."""

@@ -33,8 +33,8 @@ def summed(grid: Any, elements: int, monkeypatch: pytest.MonkeyPatch, *arrays: A
 
 @pytest.mark.parametrize(
     ("space", "grid", "widths"),
-    [((4, 12, 3), (2, 6, 1), (1, 4)), ((3, 7, 5), (1, 3, 2), (1,)), ((5, 13), 1, (1,)), ((6, 8), "map", (2,))],
-    ids=["regions alike", "prime sides", "2-D", "2-D map"],
+    [((4, 12, 3), (2, 6, 1), (1, 4)), ((3, 7, 5), (1, 3, 2), (1,)), ((6, 8), "map", (2,))],
+    ids=["regions alike", "prime sides", "2-D map"],
 )
 def test_slabs_of_any_width_give_the_same_sums(
     space: tuple[int, ...], grid: Any, widths: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
@@ -67,11 +67,9 @@ def weighted(grid: Any, logits: jax.Array, labels: jax.Array, where: jax.Array) 
     [
         ((80, 96, 112), partial(weighted, 16), jnp.bool_),
         ((83, 97, 113), partial(weighted, (4, 7, 5)), jnp.bool_),
-        ((640, 832), partial(weighted, 16), jnp.bool_),
-        ((80, 96, 112), partial(mapped, count=12), jnp.int32),
         ((80, 96, 112), partial(mapped, count=2000), jnp.uint16),
     ],
-    ids=["regions that fit", "sides that do not divide", "2-D", "map of few regions", "map of many regions"],
+    ids=["regions that fit", "sides that do not divide", "map of many regions"],
 )
 def test_temporaries_are_at_most_as_large_as_the_logits(space: tuple[int, ...], function: Any, third: Any) -> None:
     """Value and gradient of baseline + ARS; plain jnp with one-hot labels holds 7 times the logits."""
