@@ -38,7 +38,8 @@ from ars_jax.report.overlays import PLANES, Picture
 from ars_jax.report.phase import Weights, phase_figure
 from ars_jax.report.style import save_figure
 
-MARGIN_MM = 3.0
+MARGIN = 3.0
+"""Distance from a boundary, in mm, or voxels where only arrays were given, within which gradient is counted."""
 LEAST_ERROR = 0.5
 """Voxels of error below which a region is drawn without colour."""
 MODES: tuple[AdaptiveGradient, ...] = ("through", "stop")
@@ -168,7 +169,7 @@ def render(summary: Mapping[str, Any]) -> Table:
         sum(row[key] for row in regions["organs"].values()) for key in ("present", "rewarding_false_positives")
     )
     table.caption = (
-        f"gradient: sum over voxels; at a boundary: within {MARGIN_MM:g} mm of its voxels; "
+        f"gradient: sum over voxels; at a boundary: within {MARGIN:g} {summary['unit']} of its voxels; "
         f"{rewarded} of {present} pairs of region and organ reward false positives"
     )
     return table
@@ -221,13 +222,14 @@ def measure(
     }
 
 
-def near_boundary(labels: np.ndarray, spacing: tuple[float, ...], margin_mm: float = MARGIN_MM) -> np.ndarray:
+def near_boundary(labels: np.ndarray, spacing: tuple[float, ...], margin: float = MARGIN) -> np.ndarray:
     """Finds the voxels that lie within a distance of a boundary between labels.
 
     Args:
         labels: `[z, y, x]`.
-        spacing: mm z, y, x.
-        margin_mm: largest distance between a voxel's centre and that of a voxel with a neighbour of another label.
+        spacing: z, y, x.
+        margin: largest distance, in the unit of the spacing, between a voxel's centre and that of a voxel that has a
+            neighbour of another label.
 
     Returns:
         bool `[z, y, x]`.
@@ -240,7 +242,7 @@ def near_boundary(labels: np.ndarray, spacing: tuple[float, ...], margin_mm: flo
         line[1:] |= differs
     if not edge.any():
         return edge
-    return np.asarray(ndimage.distance_transform_edt(~edge, spacing)) <= margin_mm
+    return np.asarray(ndimage.distance_transform_edt(~edge, spacing)) <= margin
 
 
 def _total(weighted: Any, logits: jax.Array, labels: jax.Array, where: jax.Array | None = None) -> jax.Array:
@@ -251,7 +253,8 @@ def _about(scene: Scene, config: LossConfig) -> dict[str, Any]:
     return {
         "source": scene.case.source,
         "voxels": list(scene.grid.shape),
-        "spacing_mm": list(scene.grid.spacing),
+        "spacing": list(scene.grid.spacing),
+        "unit": scene.unit,
         "a": config.a,
         "b": config.b,
         "adaptive_gradient": config.adaptive_gradient,
@@ -315,13 +318,13 @@ def _picture(scene: Scene) -> Picture:
 
 
 def _gradient_figure(scene: Scene, pulls: Mapping[str, Pull], shares: Mapping[str, Any]) -> Any:
-    millilitres = float(np.prod(scene.grid.spacing)) / 1000
+    volume = float(np.prod(scene.grid.spacing)) / (1000 if scene.unit == "mm" else 1)
     densities, notes = {}, {}
     for name, pull in pulls.items():
-        density = pull.norm * (100 / (float(pull.norm.sum()) or 1.0) / millilitres)
+        density = pull.norm * (100 / (float(pull.norm.sum()) or 1.0) / volume)
         densities[TITLES[name]] = scene.shown(density.astype(np.float32), "linear")
-        notes[TITLES[name]] = f"{shares[name]['share']['near_boundary']:.0%} within {MARGIN_MM:g} mm of a boundary"
-    return gradient_figure(_picture(scene), scene.case.organs, densities, notes)
+        notes[TITLES[name]] = f"{shares[name]['share']['near_boundary']:.0%} at a boundary ({MARGIN:g} {scene.unit})"
+    return gradient_figure(_picture(scene), scene.case.organs, densities, notes, scene.unit)
 
 
 def _regions_figure(scene: Scene, config: LossConfig, maps: RegionMaps, organ: int) -> Any:
@@ -350,7 +353,7 @@ def _regions_figure(scene: Scene, config: LossConfig, maps: RegionMaps, organ: i
     ]
     picture, name = _picture(scene), scene.case.organs[organ - 1]
     numbers = _of_regions(scene, np.arange(present.size).reshape(present.shape))
-    return regions_figure(picture, organ, name, panels, numbers, _fullest_plane(picture, organ))
+    return regions_figure(picture, organ, name, panels, numbers, _fullest_plane(picture, organ), scene.unit)
 
 
 def _of_regions(scene: Scene, values: np.ndarray) -> np.ndarray:

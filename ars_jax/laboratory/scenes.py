@@ -29,10 +29,11 @@ class Scene:
 
     Attributes:
         case: one sample, on the grid that its logits were computed on.
-        grid: that grid; of 2-D arrays with a first side of 1, of arrays without geometry with voxels of 1 mm.
+        grid: that grid; of 2-D arrays with a first side of 1, of arrays without geometry with a spacing of 1.
         image: on its own grid; zeros where only arrays were given.
         reference: channel numbers uint8 on the image's grid.
         window: intensities shown as black and as white.
+        unit: of the grids' spacing: "mm", or "voxels" where only arrays were given.
     """
 
     case: Case
@@ -40,6 +41,7 @@ class Scene:
     image: Volume
     reference: Volume
     window: tuple[float, float]
+    unit: Literal["mm", "voxels"] = "mm"
 
     @property
     def prediction(self) -> np.ndarray:
@@ -74,7 +76,8 @@ def from_case(case: Case) -> Scene:
     where = None if case.where is None else case.where[:1]
     first = replace(case, logits=case.logits[:1], labels=case.labels[:1], where=where)
     reference = Volume(first.labels[0].astype(np.uint8).reshape(grid.shape), grid)
-    return Scene(first, grid, Volume(image, grid), reference, CT_WINDOW)
+    unit = "voxels" if case.geometry is None else "mm"
+    return Scene(first, grid, Volume(image, grid), reference, CT_WINDOW, unit)
 
 
 def from_run(network: Network, stored: StoredCase, labels: Mapping[str, int], source: str) -> Scene:

@@ -37,6 +37,8 @@ HEAT = colormaps["inferno"]
 BACKDROP = 0.3
 CONTOUR = "#56B4E9"
 KEYS_PER_ROW = 6
+PLANE_NAMES = {"mm": PLANES, "voxels": ("y, x", "z, x", "z, y")}
+"""What lies in a plane of a volume, and in one of arrays that may be of anything."""
 REFERENCE, PREDICTION = "#FFFFFF", "#FF9966"
 
 Area = tuple[float, float, float, float]
@@ -59,7 +61,11 @@ class RegionPanel:
 
 
 def gradient_figure(
-    picture: Picture, organs: Sequence[str], densities: Mapping[str, np.ndarray], notes: Mapping[str, str]
+    picture: Picture,
+    organs: Sequence[str],
+    densities: Mapping[str, np.ndarray],
+    notes: Mapping[str, str],
+    unit: str = "mm",
 ) -> Figure:
     """Draws where objectives put their gradient on one prediction, beside the image with reference and prediction.
 
@@ -68,6 +74,7 @@ def gradient_figure(
         organs: names of the organ numbers 1, 2, ...
         densities: objective to the share of its total gradient in % per ml, `[z, y, x]`; one colour scale serves all.
         notes: objective to the line beneath its name.
+        unit: of the picture's spacing: "mm", or "voxels", whose densities are % per voxel.
 
     Returns:
         The figure: a row per plane, one alone for a single slice, and a column per objective.
@@ -94,15 +101,16 @@ def gradient_figure(
             panel = make_panel(figure, (left, top - tall[axis], across, tall[axis]))
             if density is None:
                 _draw_case(panel, picture, plane, slices[axis])
+                write_on(panel, 0.02, 0.98, PLANE_NAMES[unit][axis], "left", "top")
             else:
                 _draw_heat(panel, picture, view(density, plane, slices[axis]), norm, plane, slices[axis])
             if axis == column == 0:
-                draw_scale_bar(panel)
+                draw_scale_bar(panel, unit)
         top -= tall[axis] + GAP_IN
     for column, name in enumerate(["reference, prediction", *densities]):
         _head(figure, column * (wide + GAP_IN) + wide / 2, name, notes.get(name, "filled, outlined"))
     bar_area = (WIDTH_IN - right + 0.05, foot, 0.1, float(figure.get_figheight()) - head - foot)
-    _heat_bar(figure, bar_area, norm)
+    _heat_bar(figure, bar_area, norm, "ml" if unit == "mm" else "voxel")
     _legend(figure, keys)
     return figure
 
@@ -130,7 +138,6 @@ def _draw_case(panel: Axes, picture: Picture, plane: str, index: int) -> None:
     for labels in picture.predictions:
         if labels is not None:
             outline_organs(panel, view(labels, plane, index), step, 0.9)
-    write_on(panel, 0.02, 0.98, plane, "left", "top")
 
 
 def _draw_heat(panel: Axes, picture: Picture, pixels: np.ndarray, norm: LogNorm, plane: str, index: int) -> None:
@@ -154,7 +161,7 @@ def _head(figure: Figure, middle: float, title: str, note: str) -> None:
         figure.add_artist(Text(middle / width, 1 - down / height, text, **style))
 
 
-def _heat_bar(figure: Figure, area: Area, norm: LogNorm) -> None:
+def _heat_bar(figure: Figure, area: Area, norm: LogNorm, volume: str) -> None:
     place = make_panel(figure, area)
     place.set_axis_on()
     bar = figure.colorbar(ScalarMappable(norm, HEAT), cax=place, extend="both", extendfrac=0.02)
@@ -162,7 +169,7 @@ def _heat_bar(figure: Figure, area: Area, norm: LogNorm) -> None:
     bar.ax.yaxis.set_minor_locator(NullLocator())
     bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.1g}"))
     bar.ax.tick_params(labelsize=SMALL, length=2)
-    bar.set_label("share of the objective's gradient, % per ml", fontsize=NORMAL - 1, color=INK)
+    bar.set_label(f"gradient, % of all per {volume}", fontsize=NORMAL - 1, color=INK)
 
 
 def _organ_keys(picture: Picture, organs: Sequence[str]) -> list[Patch | Line2D]:
@@ -199,6 +206,7 @@ def regions_figure(
     panels: Sequence[RegionPanel],
     regions: np.ndarray,
     plane: str = "axial",
+    unit: str = "mm",
 ) -> Figure:
     """Draws quantities of one organ's regions over the image, four to a row.
 
@@ -209,6 +217,7 @@ def regions_figure(
         panels: what to draw.
         regions: number of each voxel's region `[z, y, x]`, whose borders are drawn.
         plane: "axial", "coronal" or "sagittal"; the slice is the one with most of the organ.
+        unit: of the picture's spacing, "mm" or "voxels".
 
     Returns:
         The figure, cut to the regions that have a value in every panel.
@@ -240,8 +249,8 @@ def regions_figure(
         if content.limits is not None:
             _flat_bar(figure, (left + 0.1 * wide, bottom - 0.13, 0.8 * wide, 0.07), content.limits)
         if place == 0:
-            write_on(panel, 0.02, 0.98, plane, "left", "top")
-            draw_scale_bar(panel)
+            write_on(panel, 0.02, 0.98, PLANE_NAMES[unit][PLANES.index(plane)], "left", "top")
+            draw_scale_bar(panel, unit)
     _legend(figure, _contour_keys(name))
     return figure
 

@@ -291,13 +291,13 @@ def write_on(panel: Axes, x: float, y: float, text: str, across: str, along: str
     )
 
 
-def draw_scale_bar(panel: Axes) -> None:
+def draw_scale_bar(panel: Axes, unit: str = "mm") -> None:
     """Draws the longest round length that fits into a third of the panel."""
     width, height = panel.get_xlim()[1], panel.get_ylim()[0]
     length = max((mm for mm in (1, 2, 5, 10, 20, 50, 100, 200) if mm <= width / 3), default=1)
     right, level = width * 0.97, height * 0.96
     panel.plot([right - length, right], [level, level], color="white", linewidth=2, solid_capstyle="butt")
-    write_on(panel, right / width, 1 - (level / height - 0.02), f"{length} mm", "right", "bottom")
+    write_on(panel, right / width, 1 - (level / height - 0.02), f"{length} {unit}", "right", "bottom")
 
 
 def _head(figure: Figure, level: float, run: int, name: str, note: str) -> None:

@@ -1,5 +1,6 @@
 """The figures of gradients: what is drawn where, in which colours, and that nothing leaves the paper."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from ars_jax.errors import UserError
 from ars_jax.report.gradients import RegionPanel, gradient_figure, regions_figure
@@ -70,6 +72,23 @@ def test_a_single_slice_has_one_row() -> None:
     scene = picture((1, *SHAPE[1:]))
     figure = gradient_figure(scene, ("One", "Two"), {"a": np.ones(scene.image.shape)}, {"a": ""})
     assert len(heat(figure)) == 1
+
+
+@pytest.mark.parametrize("unit", ["mm", "voxels"])
+def test_headings_do_not_run_into_each_other(unit: str) -> None:
+    """With the longest names and notes that the laboratory gives; the unit stands at scale bar and colour bar."""
+    names = ("Dice + cross-entropy", "region-specific", "adaptive region-specific")
+    notes: dict[str, str] = {name: f"100% at a boundary (3 {unit})" for name in names}
+    figure = gradient_figure(picture(), ("One", "Two"), dict.fromkeys(names, np.ones(SHAPE)), notes, unit)
+    assert_on_paper(figure)
+    canvas = FigureCanvasAgg(figure)
+    boxes = [part.get_window_extent(canvas.get_renderer()) for part in figure.artists if isinstance(part, Text)]
+    assert len(boxes) == 2 * (1 + len(names))
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+    written = [text.get_text() for panel in figure.axes for text in panel.texts]
+    assert any(text.endswith(f" {unit}") for text in written)
+    volume = "ml" if unit == "mm" else "voxel"
+    assert any(panel.get_ylabel().endswith(f"per {volume}") for panel in figure.axes)
 
 
 def test_nothing_labelled_and_no_gradient_still_make_a_figure() -> None:
