@@ -1,6 +1,8 @@
 """Losses per region and class as arithmetic on overlap statistics: `[b, *grid, c]` in, `[b, *grid, c]` out.
 
-Statistics of regions give the region-specific form of a loss, those of the whole volume its usual one.
+Statistics of regions give the region-specific form of a loss, those of the whole volume its usual one. Where an
+equation is 1 minus a ratio, the code has the ratio of errors that it equals: near a perfect score, float32 would
+otherwise keep nothing but the rounding of 1.
 """
 
 from typing import Literal
@@ -32,8 +34,9 @@ def dice_loss(statistics: OverlapStatistics, *, squared: bool = True, eps: float
         `[b, *grid, c]`, within [0, 1] for hard references.
     """
     s = statistics
-    predicted = s.predicted_squared if squared else s.predicted
-    return 1 - (2 * s.intersection + eps) / (predicted + s.reference + eps)
+    if squared:
+        return (s.squared_false_positives + s.squared_false_negatives) / (s.predicted_squared + s.reference + eps)
+    return (s.false_positives + s.false_negatives) / (s.predicted + s.reference + eps)
 
 
 def tversky_loss(
@@ -54,9 +57,8 @@ def tversky_loss(
     Returns:
         `[b, *grid, c]`, within [0, 1].
     """
-    hit = statistics.intersection
     errors = fp_weight * statistics.false_positives + fn_weight * statistics.false_negatives
-    return 1 - (hit + eps) / (hit + errors + eps)
+    return errors / (statistics.intersection + errors + eps)
 
 
 def focal_tversky_loss(
@@ -124,7 +126,6 @@ def generalized_dice_loss(
     weight = class_factors(class_weights, s.reference) * smallest / reference / reference
     if absent == "skip":
         weight = jnp.where(present, weight, 0)
-    # 1 - (2I + eps) / (P + G + eps) is (FP + FN) / (P + G + eps), without the difference of two nearly equal numbers.
     errors = jnp.sum(weight * (s.false_positives + s.false_negatives), axis=-1, keepdims=True)
     return errors / (jnp.sum(weight * (s.predicted + s.reference), axis=-1, keepdims=True) + eps)
 
@@ -132,11 +133,10 @@ def generalized_dice_loss(
 def sensitivity_specificity_loss(
     statistics: OverlapStatistics, *, sensitivity_weight: float = 0.05, eps: float = 1e-7
 ) -> jax.Array:
-    """Sensitivity-specificity loss, `r (G - 2I + Q) / (G + eps) + (1 - r) (P2 - Q) / (N - G + eps)`.
+    """Sensitivity-specificity loss, `r sum (1 - p)^2 g / (G + eps) + (1 - r) sum p^2 (1 - g) / (N - G + eps)`.
 
     The first fraction is the mean squared error over the class's voxels, the second over all others (Brosch & Tam
-    2016); a region without others has the first alone. For soft references the squared errors are `(1 - p)^2` and
-    `p^2`, weighted by g and 1 - g.
+    2016); soft references are weights.
 
     Args:
         statistics: fields `[b, *grid, c]`.
@@ -147,11 +147,9 @@ def sensitivity_specificity_loss(
         `[b, *grid, c]`, within [0, 1].
     """
     s, r = statistics, sensitivity_weight
-    missed = _within(s.reference - 2 * s.intersection + s.intersection_squared, s.reference)
-    others = _not_negative(s.voxels - s.reference)
-    # Without other voxels P2 - Q is the rounding of two equal sums, which the division by eps would blow up.
-    false = jnp.where(others > 0, _within(s.predicted_squared - s.intersection_squared, others), 0)
-    return r * missed / (s.reference + eps) + (1 - r) * false / (others + eps)
+    # N - G of soft references may round to less than the errors that it bounds.
+    others = jnp.maximum(s.voxels - s.reference, s.squared_false_positives)
+    return r * s.squared_false_negatives / (s.reference + eps) + (1 - r) * s.squared_false_positives / (others + eps)
 
 
 def cross_entropy_loss(statistics: OverlapStatistics, *, class_weights: ClassWeights | None = None) -> jax.Array:
@@ -229,12 +227,3 @@ def adaptive_tversky_loss(
     if adaptive_gradient == "stop":
         weights = jax.lax.stop_gradient(weights)
     return tversky_loss(statistics, fp_weight=weights[0], fn_weight=weights[1], eps=eps)
-
-
-def _not_negative(x: jax.Array) -> jax.Array:
-    return jnp.where(x >= 0, x, 0)
-
-
-def _within(x: jax.Array, most: jax.Array) -> jax.Array:
-    """Removes the rounding of a difference of sums outside [0, most], keeping the slope 1 at both ends."""
-    return jnp.where(x <= most, _not_negative(x), most)

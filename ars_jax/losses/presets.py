@@ -7,8 +7,8 @@ where the other code knows one; and an array's only class is kept where the back
 softmax of one class, which is 1 (MONAI then takes the logits for probabilities, nnU-Net's value is NaN).
 """
 
-import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 import jax
@@ -101,8 +101,9 @@ def monai_dice(
     Raises:
         ValueError: shapes that do not fit.
     """
-    s = _counted(_monai_sums(logits, labels, where, squared), include_background, batch)
-    return _monai_dice(s, squared, labels.ndim < logits.ndim, smooth_nr, smooth_dr)
+    s = overlap_statistics(logits, labels, where=where)
+    counted = partial(_counted, background=include_background, whole_batch=batch)
+    return _monai_dice(counted, s, labels, where, squared, smooth_nr, smooth_dr)
 
 
 def monai_dice_ce(
@@ -138,9 +139,9 @@ def monai_dice_ce(
     Raises:
         ValueError: shapes that do not fit.
     """
-    s = _monai_sums(logits, labels, where, squared)
-    counted = _counted(s, include_background, batch)
-    overlap = _monai_dice(counted, squared, labels.ndim < logits.ndim, smooth_nr, smooth_dr)
+    s = overlap_statistics(logits, labels, where=where)
+    counted = partial(_counted, background=include_background, whole_batch=batch)
+    overlap = _monai_dice(counted, s, labels, where, squared, smooth_nr, smooth_dr)
     return lambda_dice * overlap + lambda_ce * _cross_entropy(s)
 
 
@@ -262,22 +263,23 @@ def _counted(statistics: OverlapStatistics, background: bool, whole_batch: bool)
     return s.whole_batch() if whole_batch else s
 
 
-def _monai_sums(logits: jax.Array, labels: jax.Array, where: jax.Array | None, squared: bool) -> OverlapStatistics:
-    """Returns the statistics, the reference's being sum g^2 for squared denominators."""
-    s = overlap_statistics(logits, labels, where=where)
-    if not squared or labels.ndim < logits.ndim:
-        return s
-    references = overlap_statistics(labels, labels, where=where, from_probabilities=True)
-    return dataclasses.replace(s, reference=references.predicted_squared)
-
-
 def _monai_dice(
-    statistics: OverlapStatistics, squared: bool, hard: bool, smooth_nr: float, smooth_dr: float
+    counted: Callable[[OverlapStatistics], OverlapStatistics],
+    statistics: OverlapStatistics,
+    labels: jax.Array,
+    where: jax.Array | None,
+    squared: bool,
+    smooth_nr: float,
+    smooth_dr: float,
 ) -> jax.Array:
-    s = statistics
-    predicted = s.predicted_squared if squared else s.predicted
-    rounding = _squared_norm(s.reference) - s.reference if squared and hard else 0
-    overlap, sizes = 2 * s.intersection + rounding, predicted + s.reference + rounding
+    s = counted(statistics)
+    overlap, sizes = 2 * s.intersection, s.predicted + s.reference
+    if squared and labels.ndim == s.reference.ndim:
+        g = counted(overlap_statistics(labels, labels, where=where, from_probabilities=True))
+        sizes = s.predicted_squared + g.predicted_squared
+    elif squared:
+        rounding = _squared_norm(s.reference) - s.reference  # in the overlap too: MONAI has it from three norms
+        overlap, sizes = overlap + rounding, s.predicted_squared + s.reference + rounding
     return jnp.mean(1 - (overlap + smooth_nr) / (sizes + smooth_dr))
 
 

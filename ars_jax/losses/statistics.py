@@ -27,36 +27,47 @@ class OverlapStatistics:
     """Sufficient statistics of a prediction against its reference, per region and class.
 
     With p the probability of class c at a voxel and g its reference (1 or 0, or soft), summed over a region's
-    counted voxels. All are float32 (float64 for float64 logits), `[b, *grid, c]` unless said; the regions of a
-    `RegionMap` are one axis.
+    counted voxels. The fields are the errors themselves, not differences of large sums that nearly cancel; overlaps
+    follow from them exactly, for soft references too. All are float32 (float64 for float64 logits), `[b, *grid, c]`
+    unless said; the regions of a `RegionMap` are one axis.
 
     Attributes:
-        intersection: I = sum p g, the true positives.
-        predicted: P = sum p.
+        false_positives: FP = sum p (1 - g).
+        false_negatives: FN = sum (1 - p) g.
         reference: G = sum g.
-        predicted_squared: P2 = sum p^2.
-        intersection_squared: Q = sum p^2 g.
+        squared_false_positives: sum p^2 (1 - g).
+        squared_false_negatives: sum (1 - p)^2 g.
         log_loss: E = -sum g log p.
         voxels: N, the counted voxels, `[b, *grid, 1]`.
     """
 
-    intersection: jax.Array
-    predicted: jax.Array
+    false_positives: jax.Array
+    false_negatives: jax.Array
     reference: jax.Array
-    predicted_squared: jax.Array
-    intersection_squared: jax.Array
+    squared_false_positives: jax.Array
+    squared_false_negatives: jax.Array
     log_loss: jax.Array
     voxels: jax.Array
 
     @property
-    def false_positives(self) -> jax.Array:
-        """FP = sum p (1 - g) = P - I, `[b, *grid, c]`."""
-        return _not_negative(self.predicted - self.intersection)
+    def intersection(self) -> jax.Array:
+        """I = sum p g = G - FN, the true positives, `[b, *grid, c]`."""
+        return self.reference - self.false_negatives
 
     @property
-    def false_negatives(self) -> jax.Array:
-        """FN = sum (1 - p) g = G - I, `[b, *grid, c]`."""
-        return _not_negative(self.reference - self.intersection)
+    def predicted(self) -> jax.Array:
+        """P = sum p = I + FP, `[b, *grid, c]`."""
+        return self.intersection + self.false_positives
+
+    @property
+    def intersection_squared(self) -> jax.Array:
+        """Q = sum p^2 g = G - 2 FN + sum (1 - p)^2 g, `[b, *grid, c]`."""
+        return self.reference - 2 * self.false_negatives + self.squared_false_negatives
+
+    @property
+    def predicted_squared(self) -> jax.Array:
+        """P2 = sum p^2 = Q + sum p^2 (1 - g), `[b, *grid, c]`."""
+        return self.intersection_squared + self.squared_false_positives
 
     def total(self) -> "OverlapStatistics":
         """Returns the statistics of the whole volume: the sums of the regional ones, `[b, c]`."""
@@ -72,7 +83,7 @@ class OverlapStatistics:
         Raises:
             ValueError: there is no other class.
         """
-        if self.predicted.shape[-1] < 2:
+        if self.reference.shape[-1] < 2:
             raise ValueError("class 0, the background, is the only class: without it nothing is left to be measured")
         classes = {field.name: getattr(self, field.name)[..., 1:] for field in dataclasses.fields(self)}
         return OverlapStatistics(**{**classes, "voxels": self.voxels})
@@ -85,7 +96,7 @@ class OverlapStatistics:
         Raises:
             ValueError: an axis has an odd number of regions.
         """
-        grid = self.predicted.shape[1:-1]
+        grid = self.reference.shape[1:-1]
         if any(regions % 2 for regions in grid):
             raise ValueError(f"a grid of {'x'.join(map(str, grid))} regions cannot be halved along every axis")
         pairs = tuple(tuple((r, r + 2) for r in range(0, regions, 2)) for regions in grid)
@@ -217,13 +228,13 @@ def _sum_voxels(
         p = jnp.exp(log_p)
     if where is not None:
         p = p * counted
-    pg = p * g
+    fp, fn = p * (1 - g), (1 - p) * g
     return OverlapStatistics(
-        intersection=regional(pg),
-        predicted=regional(p),
+        false_positives=regional(fp),
+        false_negatives=regional(fn),
         reference=regional(g),
-        predicted_squared=regional(p * p),
-        intersection_squared=regional(p * pg),
+        squared_false_positives=regional(p * fp),
+        squared_false_negatives=regional((1 - p) * fn),
         log_loss=-regional(jnp.where(g > 0, g * log_p, 0)),
         voxels=regional(counted),
     )
@@ -234,11 +245,6 @@ def _one_hot(labels: jax.Array, x: jax.Array) -> jax.Array:
         return labels.astype(x.dtype)
     classes = jnp.arange(x.shape[-1]).reshape((1,) * labels.ndim + (-1,))
     return (labels[..., None] == classes).astype(x.dtype)
-
-
-def _not_negative(x: jax.Array) -> jax.Array:
-    """Removes the rounding of a difference of sums below 0, keeping the slope 1 at 0."""
-    return jnp.where(x >= 0, x, 0)
 
 
 def check_shapes(logits: jax.Array, labels: jax.Array, where: jax.Array | None, region_map: RegionMap | None) -> None:

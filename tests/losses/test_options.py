@@ -89,15 +89,15 @@ def test_probabilities_give_the_loss_of_their_logits(name: str) -> None:
 
 @pytest.mark.parametrize("errors", [0.0, 2.0**-22, 2.0**-21])
 def test_focal_tversky_is_straight_below_a_millionth(errors: float) -> None:
-    """There float32 resolves the Tversky loss in four steps; the power's own slope at 0 would be infinite."""
+    """The power's own slope at 0 would be infinite."""
     one = jnp.ones((1, 1))
-    zero = dict.fromkeys(("predicted_squared", "intersection_squared", "log_loss"), 0 * one)
+    zero = dict.fromkeys(("false_negatives", "squared_false_positives", "squared_false_negatives", "log_loss"), 0 * one)
 
-    def value(predicted: jax.Array) -> jax.Array:
-        s = losses.OverlapStatistics(intersection=one, predicted=predicted, reference=one, voxels=one, **zero)
+    def value(false_positives: jax.Array) -> jax.Array:
+        s = losses.OverlapStatistics(false_positives=false_positives, reference=one, voxels=one, **zero)
         return losses.focal_tversky_loss(s, fp_weight=1.0, eps=0.0)[0, 0]
 
-    found, slope = jax.value_and_grad(value)(one + errors)
+    found, slope = jax.value_and_grad(value)(errors * one)
     chord = 1e-6**0.75 / 1e-6
     np.testing.assert_allclose(found, errors * chord, rtol=1e-5)
     np.testing.assert_allclose(slope, chord, rtol=1e-5)

@@ -32,11 +32,11 @@ def statistics(sums: Sums) -> losses.OverlapStatistics:
     squared_hit = least_hit + sums["squared_hit"] * (hit - least_hit)
     squared = squared_hit + least_fp + sums["squared"] * (fp - least_fp)
     fields = {
-        "intersection": hit,
-        "predicted": hit + fp,
+        "false_positives": fp,
+        "false_negatives": reference - hit,
         "reference": reference,
-        "predicted_squared": squared,
-        "intersection_squared": squared_hit,
+        "squared_false_positives": squared - squared_hit,
+        "squared_false_negatives": reference - 2 * hit + squared_hit,
         "log_loss": reference,
         "voxels": reference + others,
     }
