@@ -13,10 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from rich.console import Console
 
 from ars_jax.checkpoint import checkpoints, restore
 from ars_jax.cli import main
@@ -30,10 +28,9 @@ from ars_jax.mesh import make_mesh, replicated
 from ars_jax.options import read_config
 from ars_jax.predict import load_network, make_model, predict_logits
 from ars_jax.report.runs import latest_steps, read_metrics
-from ars_jax.train import loop, validate
+from ars_jax.train import loop
 from ars_jax.train.inputs import make_augmentation
 from ars_jax.train.maps import write_maps
-from ars_jax.train.record import Recorder
 from ars_jax.train.state import create_state
 from ars_jax.train.step import make_optimizer
 from tests.data.synthetic import LABELS, PLAN
@@ -344,67 +341,6 @@ def test_regions_have_to_fit_the_canvas(straight: SmallRun, tmp_path: Path, opti
     line = refused(straight, option, "--data.cache", tmp_path / "cache", folder=tmp_path / "new")
     assert line.startswith("ars-jax: loss.grid")
     assert not (tmp_path / "new").exists()
-
-
-def test_metrics_are_fetched_when_the_next_step_is_under_way(tmp_path: Path) -> None:
-    """So that the device never waits for the log."""
-    path = tmp_path / "metrics.jsonl"
-    with Recorder(path, Console(quiet=True), per_epoch=2, steps=3) as recorder:
-        recorder.begin(0)
-        for number in (1, 2, 3):
-            recorder.step(number, ("a",), {"loss": jnp.float32(number), "parts": {"dice": jnp.float32(1)}})
-            assert [line["step"] for line in lines_of(tmp_path)] == list(range(1, number))
-        recorder.end()
-    assert [(line["step"], line.get("loss")) for line in lines_of(tmp_path)] == [(1, 1), (2, 2), (3, 3), (3, None)]
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_every_number_that_is_not_finite_stops(tmp_path: Path, value: float) -> None:
-    with Recorder(tmp_path / "metrics.jsonl", Console(quiet=True), 1, 3) as recorder:
-        recorder.step(1, ("first", "second"), {"loss": value, "parts": {"dice": 0.5}})
-        with pytest.raises(UserError, match=r"^step 1, cases first, second: found loss .*dice 0\.5"):
-            recorder.flush()
-    assert lines_of(tmp_path) == []
-
-
-@pytest.mark.parametrize("whole", [b"", b'{"kind": "start"}\n', b'{"kind": "start"}\n{"kind": "train", "step": 1}\n'])
-@pytest.mark.parametrize("rest", [b"", b'{"kind": "tr', b'{"kind": "train", "step": 2, "case": "\xc3'])
-def test_a_line_cut_short_is_taken_away_before_others_follow(tmp_path: Path, whole: bytes, rest: bytes) -> None:
-    path = tmp_path / "metrics.jsonl"
-    path.write_bytes(whole + rest)
-    with Recorder(path, Console(quiet=True), 1, 1) as recorder:
-        recorder.end()
-    content = path.read_bytes()
-    assert content.startswith(whole)
-    assert [line["kind"] for line in read_metrics(path)] == [
-        *(json.loads(line)["kind"] for line in whole.splitlines()),
-        "end",
-    ]
-
-
-def sample(name: str, channels: list[int], labelled: list[bool]) -> Sample:
-    return Sample(name, np.zeros((1, 1, 4), np.float32), np.array([[channels]], np.uint8), np.array(labelled))
-
-
-def test_validation_averages_over_the_cases_that_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An organ counts where it is drawn or predicted, and nowhere where the case says that nobody drew it."""
-    predictions = iter([[1, 1, 2, 0], [0, 0, 0, 0], [1, 2, 2, 2]])
-    monkeypatch.setattr(validate, "predict_array", lambda network, image: np.array([[next(predictions)]], np.uint8))
-    every = [True, True, True]
-    samples = [
-        sample("both", [1, 0, 2, 2], every),  # DSC 2/3 and 2/3
-        sample("only the first organ, missed", [1, 1, 0, 0], every),  # DSC 0, and no second organ
-        sample("second organ not drawn", [1, 1, 0, 0], [True, True, False]),  # DSC 2/3
-    ]
-    scores = validate.validate(random_network(PLAN), samples)
-    assert scores["dsc"] == pytest.approx({"Ball_L": 4 / 9, "Ball_R": 2 / 3})
-    assert scores["mean_dsc"] == pytest.approx(5 / 9)
-
-
-def test_validation_without_any_organ_has_no_mean(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(validate, "predict_array", lambda network, image: np.zeros((1, 1, 4), np.uint8))
-    scores = validate.validate(random_network(PLAN), [sample("empty", [0, 0, 0, 0], [True, True, True])])
-    assert scores == {"dsc": {"Ball_L": None, "Ball_R": None}, "mean_dsc": None}
 
 
 def test_a_flip_exchanges_the_channels_of_paired_organs(tmp_path: Path) -> None:

@@ -1,0 +1,134 @@
+"""What each command of `ars-jax` takes."""
+
+from pathlib import Path
+from typing import Literal
+
+from jsonargparse import ArgumentParser
+
+from ars_jax.options import add_config
+
+Convention = Literal["paper-boundary", "paper-volume", "monai", "medpy", "deepmind"]
+DEMO_CASES = 60
+
+
+def demo_arguments(parser: ArgumentParser) -> None:
+    """Adds the arguments of `ars-jax demo`."""
+    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder for data, run and report")
+    parser.add_argument("--options", type=list[str], default=[], help="options of train, e.g. '[\"--train.epochs=2\"]'")
+
+
+def phantom_arguments(parser: ArgumentParser) -> None:
+    """Adds the arguments of `ars-jax phantom`."""
+    parser.add_argument("--out", type=Path, required=True, help="folder for a data set in MSD layout")
+    parser.add_argument("--cases", type=int, default=DEMO_CASES, help="how many")
+    parser.add_argument("--seed", type=int, default=0, help="decides the anatomies")
+
+
+def check_arguments(parser: ArgumentParser) -> None:
+    """Adds the arguments of `ars-jax check`."""
+    layouts = Literal["auto", "msd", "folders", "btcv", "pddca"]
+    parser.add_argument("root", type=Path, help="folder of the data set")
+    parser.add_argument("--layout", type=layouts, default="auto", help="how it is arranged")
+    parser.add_argument("--labels", type=dict[str, int], default=None, help="organs and values, e.g. '{\"Liver\": 1}'")
+    parser.add_argument("--repair", type=Path, default=None, help="new folder for a corrected copy")
+
+
+def train_arguments(parser: ArgumentParser) -> None:
+    """Adds the arguments of `ars-jax train`."""
+    add_config(parser)
+    parser.add_argument("--resume", action="store_true", help="go on from the run's newest checkpoint")
+
+
+def predict_arguments(parser: ArgumentParser) -> None:
+    """Adds the arguments of `ars-jax predict`."""
+    parser.add_argument("run", type=Path, help="folder of a run")
+    parser.add_argument("images", type=Path, nargs="+", help="volume files, or folders of one DICOM series")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the label maps")
+    add_checkpoint(parser)
+
+
+def evaluate_arguments(parser: ArgumentParser) -> None:
+    """Adds the arguments of `ars-jax evaluate`."""
+    parser.add_argument("run", type=Path, nargs="?", default=None, help="folder of a run: predict and score its cases")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=None,
+        help="another data set than the run's validation cases; trained ones are left out",
+    )
+    parser.add_argument("--predictions", type=Path, default=None, help="folder of label maps, instead of a run")
+    parser.add_argument("--references", type=Path, default=None, help="folder of label maps of equal names")
+    parser.add_argument("--labels", type=dict[str, int], default=None, help="organs and values, e.g. '{\"Liver\": 1}'")
+    parser.add_argument("--convention", type=Convention, default="paper-boundary", help="of HD95 and ASD")
+    parser.add_argument(
+        "--out", type=Path, default=None, help="folder for the tables; of a run by default its folder evaluation"
+    )
+    add_checkpoint(parser)
+
+
+def report_arguments(parser: ArgumentParser) -> None:
+    """Adds the arguments of `ars-jax report`."""
+    parser.add_argument("runs", type=Path, nargs="+", help="folders of runs")
+    parser.add_argument("--out", type=Path, required=True, help="folder for index.html")
+
+
+def gradcheck_arguments(parser: ArgumentParser) -> None:
+    """Adds the arguments of `ars-jax gradcheck`."""
+    parser.add_argument(
+        "--arrays",
+        type=Path,
+        default=None,
+        help="npz file with logits [b, *space, c], labels [b, *space] and maybe where; a phantom by default",
+    )
+    parser.add_argument(
+        "--losses", type=str, default=None, help="losses and presets, e.g. dice,monai_dice; default all"
+    )
+    parser.add_argument(
+        "--grid",
+        type=int | list[int] | None,
+        default=None,
+        help="regions per axis, e.g. 8 or '[8,8,4]'; 16 by default, or the side where that is less",
+    )
+    parser.add_argument("--dtype", type=Literal["float64", "float32"], default="float64", help="what is computed in")
+    parser.add_argument(
+        "--tolerance",
+        type=float | None,
+        default=None,
+        help="largest relative difference, instead of one for each oracle",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="decides the phantom and the directions of differences")
+    parser.add_argument("--json", type=Path, default=None, help="file for the comparisons")
+
+
+def gradients_arguments(parser: ArgumentParser) -> None:
+    """Adds the arguments of `ars-jax gradients`."""
+    parser.add_argument("--out", type=Path, required=True, help="folder for figures, volumes and numbers")
+    parser.add_argument("--run", type=Path, default=None, help="folder of a run, whose network predicts the case")
+    parser.add_argument(
+        "--case", type=str | None, default=None, help="a validation case of the run; the first by default"
+    )
+    parser.add_argument("--image", type=Path, default=None, help="instead of --case, a volume file or DICOM folder")
+    parser.add_argument("--labels", type=Path, default=None, help="its label map, or a folder of one mask per organ")
+    add_checkpoint(parser)
+    parser.add_argument(
+        "--arrays",
+        type=Path,
+        default=None,
+        help="instead of a run, npz file with logits [b, *space, c] and labels [b, *space]; of a batch the first",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="decides the phantom, which is taken without run and arrays"
+    )
+    parser.add_argument(
+        "--grid", type=int | list[int] | None, default=None, help="regions per axis; the run's by default, else 16"
+    )
+    parser.add_argument("--a", type=float | None, default=None, help="smallest penalty; the run's by default, else 0.3")
+    parser.add_argument("--b", type=float | None, default=None, help="its range; the run's by default, else 0.4")
+    modes = Literal["through", "stop"] | None
+    parser.add_argument("--adaptive_gradient", type=modes, default=None, help="the run's by default, else through")
+    parser.add_argument("--organ", type=str | None, default=None, help="whose regions are drawn; the worst by default")
+
+
+def add_checkpoint(parser: ArgumentParser) -> None:
+    """Adds the choice between the best and the newest parameters of a run."""
+    parser.add_argument("--checkpoint", type=Literal["best", "newest"], default="best", help="which parameters")

@@ -1,0 +1,34 @@
+"""The scores of a validation."""
+
+import numpy as np
+import pytest
+
+from ars_jax.data.plan import Sample
+from ars_jax.train import validate
+from tests.data.synthetic import PLAN
+from tests.small_runs import random_network
+
+
+def sample(name: str, channels: list[int], labelled: list[bool]) -> Sample:
+    return Sample(name, np.zeros((1, 1, 4), np.float32), np.array([[channels]], np.uint8), np.array(labelled))
+
+
+def test_validation_averages_over_the_cases_that_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An organ counts where it is drawn or predicted, and nowhere where the case says that nobody drew it."""
+    predictions = iter([[1, 1, 2, 0], [0, 0, 0, 0], [1, 2, 2, 2]])
+    monkeypatch.setattr(validate, "predict_array", lambda network, image: np.array([[next(predictions)]], np.uint8))
+    every = [True, True, True]
+    samples = [
+        sample("both", [1, 0, 2, 2], every),  # DSC 2/3 and 2/3
+        sample("only the first organ, missed", [1, 1, 0, 0], every),  # DSC 0, and no second organ
+        sample("second organ not drawn", [1, 1, 0, 0], [True, True, False]),  # DSC 2/3
+    ]
+    scores = validate.validate(random_network(PLAN), samples)
+    assert scores["dsc"] == pytest.approx({"Ball_L": 4 / 9, "Ball_R": 2 / 3})
+    assert scores["mean_dsc"] == pytest.approx(5 / 9)
+
+
+def test_validation_without_any_organ_has_no_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(validate, "predict_array", lambda network, image: np.zeros((1, 1, 4), np.uint8))
+    scores = validate.validate(random_network(PLAN), [sample("empty", [0, 0, 0, 0], [True, True, True])])
+    assert scores == {"dsc": {"Ball_L": None, "Ball_R": None}, "mean_dsc": None}
