@@ -49,6 +49,65 @@ def test_every_loss_agrees_with_every_oracle(dtype: Any, masked: bool) -> None:
     assert {row.dtype for row in rows} == {dtype}
 
 
+def test_confident_predictions_agree_in_single_precision_within_their_rounding() -> None:
+    """Margins of 8 as of a trained network pass; margins of 30 leave no digit of 1 - p and are not compared."""
+    certain = (LABELS[..., None] == np.arange(3)) * 8
+    for noise in (0.0, 0.5):
+        rows = crosscheck(certain + noise * LOGITS, LABELS, grid=2, dtype="float32", against=ORACLES)
+        assert [row for row in rows if row.passed is False] == []
+        assert all(row.tolerance < 1e-2 for row in rows)
+    rows = crosscheck(certain * 4, LABELS, names=["dice"], dtype="float32", against=OWN)
+    assert {row.passed for row in rows} == {None}
+    assert all("so certain" in row.reason for row in rows)
+
+
+def test_large_logits_do_not_round_the_steps_of_differences() -> None:
+    """A voxel's common offset changes no probability, and at 1e7 rounds a step of 0.002 to a part of 1e-6."""
+    offset = np.random.default_rng(5).normal(scale=1e7, size=(*LABELS.shape, 1))
+    rows = crosscheck(LOGITS + offset, LABELS, names=["dice", "region_specific"], grid=2, against=OWN[1:])
+    assert [row.passed for row in rows] == [True] * 2
+
+
+OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "a": ("adaptive_region_specific", {"a": 0.1}),
+    "b": ("adaptive_region_specific", {"b": 0.7, "exponent": 2.0, "eps": 0.5}),
+    "a of a preset": ("pytorch_ars", {"a": 0.1}),
+    "absent": ("adaptive_region_specific", {"absent": "count", "whole_batch": True}),
+    "reduction": ("adaptive_region_specific", {"reduction": "class_mean", "class_weights": [1.0, 3.0, 2.0]}),
+    "levels": ("adaptive_region_specific", {"levels": 2, "include_background": False}),
+    "region_size": ("adaptive_region_specific", {"region_size": 3}),
+    "squared": ("region_specific", {"squared": False}),
+    "squared of a preset": ("monai_dice", {"squared": True}),
+}
+
+
+@pytest.mark.parametrize("case", OPTIONS)
+def test_options_reach_the_package_and_every_oracle(case: str) -> None:
+    """Each side has the value of the loss with the options, which is not the one without them."""
+    name, options = OPTIONS[case]
+    rows = check(name, against=ORACLES, options=options)
+    assert [row for row in rows if row.passed is False] == []
+    usual = {row.loss: row.value for row in check(name, against=("finite_differences",))}
+    compared = [row for row in rows if row.passed]
+    assert {row.against for row in compared} >= {"finite_differences"} | ({"closed_form"} if name in LOSSES else set())
+    for row in compared:
+        assert row.value == pytest.approx(row.other_value, rel=1e-9)
+        assert row.other_value != pytest.approx(usual[row.loss], rel=1e-4)
+
+
+def test_a_loss_that_ignores_an_option_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = losses.region_specific
+    monkeypatch.setattr(losses, "region_specific", lambda *arrays, squared=True, **options: right(*arrays, **options))
+    assert one("region_specific", against=("closed_form",), options={"squared": False}).passed is False
+
+
+def test_losses_without_an_option_keep_their_defaults() -> None:
+    entropy = one("cross_entropy", against=("closed_form",))
+    both = check("cross_entropy", "tversky", against=("closed_form",), options={"fp_weight": 0.6})
+    assert (both[0], both[1].passed) == (entropy, True)
+    assert both[1].value != one("tversky", against=("closed_form",)).value
+
+
 def bent(name: str, how: Callable[[jax.Array], jax.Array]) -> Callable[..., jax.Array]:
     """The loss of that name with its own value and, in reverse mode, a changed gradient."""
     right = getattr(losses, name)
@@ -178,6 +237,9 @@ def test_an_option_that_the_other_side_lacks_is_told(monkeypatch: pytest.MonkeyP
         ({"dtype": "float16"}, "dtype"),
         ({"directions": 1}, "directions"),
         ({"grid": 9}, "grid"),
+        ({"options": {"gama": 2}}, r"options \(=gama\)"),
+        ({"names": ["cross_entropy"], "options": {"gamma": 2}}, r"options \(=gamma\)"),
+        ({"options": {"where": None}}, r"options \(=where\)"),
     ],
 )
 def test_arguments_that_do_not_fit_are_named(options: dict[str, Any], words: str) -> None:
