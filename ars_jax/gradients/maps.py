@@ -1,6 +1,7 @@
 """What happens inside the regions of a loss: errors, penalties, slopes; gradients per voxel, and curvature."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -33,6 +34,7 @@ class RegionMaps:
         fn_slope: the same of FN.
         loss: of the region and class (Eq. 6), within [0, 1].
         present: whether the class has reference voxels in the region; the paper's loss skips the others.
+        others: voxels of the region that are not the class's, of which alone false positives can be made.
     """
 
     false_positives: np.ndarray
@@ -43,6 +45,7 @@ class RegionMaps:
     fn_slope: np.ndarray
     loss: np.ndarray
     present: np.ndarray
+    others: np.ndarray
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Returns the maps by name, as `numpy.savez` takes them."""
@@ -106,6 +109,28 @@ def region_maps(
         fn_slope=fn_slope,
         loss=np.asarray(loss),
         present=np.asarray(s.reference > 0),
+        others=np.broadcast_to(np.asarray(s.voxels - s.reference), fp.shape),
+    )
+
+
+def trained_grid(space: Sequence[int], canvas: Sequence[int], grid: int | Sequence[int]) -> tuple[int, ...]:
+    """Divides a volume into regions of the size that training saw on a smaller canvas.
+
+    Args:
+        space: voxels per axis of the volume.
+        canvas: voxels per axis of a training sample.
+        grid: regions per axis of the canvas, one number or one per axis.
+
+    Returns:
+        Regions per axis of the volume: those of the canvas, or, along axes that are longer than it, as many as bring
+        the regions' sides nearest to those of the canvas.
+
+    Raises:
+        ValueError: a wrong count of numbers, or more regions than voxels along an axis of the canvas.
+    """
+    counts = [len(bounds) for bounds in region_bounds(canvas, grid=grid)]
+    return tuple(
+        max(count, round(side * count / trained)) for side, trained, count in zip(space, canvas, counts, strict=True)
     )
 
 
@@ -234,7 +259,7 @@ def phase_diagram(
 def critical_share(*, a: float = 0.3, b: float = 0.4, exponent: float = 1.0) -> float | None:
     """Finds the share s = FN / (FP + FN) above which differentiated penalties reward false positives.
 
-    For an exponent of 1 it is `sqrt((1 + a / b) / 2)`; for others it is found to 1e-5.
+    For an exponent of 1 it is `sqrt((1 + a / b) / 2)`, if that is below 1; for others it is found to 1e-5.
 
     Args:
         a: the smallest penalty.
@@ -244,6 +269,8 @@ def critical_share(*, a: float = 0.3, b: float = 0.4, exponent: float = 1.0) -> 
     Returns:
         A share below 1, or None where no share gives a negative weight, as where `b exponent <= a`.
     """
+    if exponent == 1:
+        return math.sqrt((1 + a / b) / 2) if b > a else None
     share = np.linspace(0.5, 1, 50_001)[:-1]
     slope, _ = effective_weights(1 - share, share, a=a, b=b, exponent=exponent, adaptive_gradient="through")
     below = np.flatnonzero(slope < 0)

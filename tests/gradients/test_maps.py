@@ -16,6 +16,7 @@ from ars_jax.gradients.maps import (
     hessian_vector_product,
     phase_diagram,
     region_maps,
+    trained_grid,
     voxels_of_regions,
 )
 from ars_jax.losses.overlap import AdaptiveGradient
@@ -48,6 +49,7 @@ def test_the_maps_are_those_of_plain_loops(grid: int | tuple[int, ...]) -> None:
         "beta": A + B * (fn + EPS) / (fp + fn + EPS),
         "loss": 1 - (s["intersection"] + EPS) / (s["intersection"] + denominator(fp, fn) + EPS),
         "present": s["reference"] > 0,
+        "others": s["voxels"] - s["reference"],
     }
     for name, values in expected.items():
         np.testing.assert_allclose(maps.arrays()[name], values, rtol=2e-5, atol=1e-6, err_msg=name)
@@ -170,6 +172,24 @@ def test_stopped_penalties_never_reward_an_error() -> None:
 def test_without_range_no_share_is_critical() -> None:
     assert critical_share(a=0.5, b=0.4) is None
     assert critical_share(a=0.5, b=0.0) is None
+    assert critical_share(a=0.4, b=0.4) is None
+
+
+@pytest.mark.parametrize("a", [0.0, 0.1, 0.3, 0.3999])
+def test_the_critical_share_is_the_closed_formula(a: float) -> None:
+    """To the last bits for an exponent of 1, where the search of other exponents ends at 1e-5."""
+    found = critical_share(a=a, b=B)
+    assert found == pytest.approx(math.sqrt((1 + a / B) / 2), rel=1e-15)
+    assert critical_share(a=a, b=B, exponent=1 + 1e-9) == pytest.approx(found, abs=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("space", "grid", "expected"),
+    [((88, 73, 125), (4, 4, 5), (6, 5, 8)), ((64, 60, 40), (4, 4, 5), (4, 4, 5)), ((128, 65, 81), 4, (8, 4, 4))],
+)
+def test_regions_keep_the_size_that_was_trained(space: tuple[int, ...], grid: int, expected: tuple[int, ...]) -> None:
+    """A canvas of 64 x 64 x 80: longer axes get more regions, shorter ones none fewer."""
+    assert trained_grid(space, (64, 64, 80), grid) == expected
 
 
 def test_a_division_that_does_not_fit_is_refused() -> None:
