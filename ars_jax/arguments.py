@@ -1,7 +1,7 @@
 """What each command of `ars-jax` takes."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
 
@@ -95,6 +95,12 @@ def gradcheck_arguments(parser: ArgumentParser) -> None:
         type=float | None,
         default=None,
         help="largest relative difference, instead of one for each oracle",
+    )
+    parser.add_argument(
+        "--options",
+        type=dict[str, Any] | None,
+        default=None,
+        help='of those losses that have them, e.g. \'{"reduction": "class_mean", "a": 0.2}\'',
     )
     parser.add_argument("--seed", type=int, default=0, help="decides the phantom and the directions of differences")
     parser.add_argument("--json", type=Path, default=None, help="file for the comparisons")

@@ -203,12 +203,22 @@ def _report(arguments: Namespace, console: Console) -> None:
 
 def _gradcheck(arguments: Namespace, console: Console) -> None:
     from ars_jax.laboratory.cases import from_npz, from_phantom
-    from ars_jax.laboratory.gradcheck import check_gradients, describe, fitting_grid, remarks, render, write_comparisons
+    from ars_jax.laboratory.gradcheck import (
+        check_gradients,
+        check_place,
+        describe,
+        fitting_grid,
+        remarks,
+        render,
+        write_comparisons,
+    )
 
+    if arguments.json is not None:
+        check_place(arguments.json)
     case = from_phantom(arguments.seed) if arguments.arrays is None else from_npz(arguments.arrays)
     grid = fitting_grid(case, arguments.grid)
     names = None if arguments.losses is None else [name.strip() for name in arguments.losses.split(",") if name.strip()]
-    how = {"dtype": arguments.dtype, "tolerance": arguments.tolerance, "seed": arguments.seed}
+    how = {key: arguments[key] for key in ("dtype", "options", "tolerance", "seed")}
     with _bar(console, "checking") as update:
         rows = check_gradients(case, names=names, grid=grid, **how, progress=update)
     console.print(render(rows, describe(case, grid, arguments.dtype)))

@@ -2,18 +2,25 @@
 
 import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from itertools import groupby, zip_longest
 from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.table import Table
 
 from ars_jax.errors import UserError
-from ars_jax.files import write_json
+from ars_jax.files import write_json, written_atomically
 from ars_jax.gradients.crosscheck import LOSSES, PRESETS, Comparison, Dtype, crosscheck
 from ars_jax.laboratory.cases import Case
 from ars_jax.losses import region_bounds
+
+
+class _Tried(Exception):
+    """Ends the trial of a place before anything is moved there."""
+
 
 _SHORT = {"closed_form": "closed form", "finite_differences": "differences", "pytorch": "PyTorch"}
 
@@ -24,6 +31,7 @@ def check_gradients(
     names: Sequence[str] | None = None,
     grid: int | Sequence[int] | None = None,
     dtype: Dtype = "float64",
+    options: Mapping[str, Any] | None = None,
     tolerance: float | None = None,
     seed: int = 0,
     progress: Callable[[int, int, str], None] | None = None,
@@ -35,6 +43,7 @@ def check_gradients(
         names: losses and presets; all unless given.
         grid: regions per axis; unless given the paper's 16, or the side where that is smaller.
         dtype: what the losses are computed in.
+        options: further ones by name, for the losses that have them, see `crosscheck`.
         tolerance: what the errors may be; one for each oracle and type unless given.
         seed: decides the directions of finite differences.
         progress: called before each loss with the number done, the number of all and a name.
@@ -43,8 +52,8 @@ def check_gradients(
         One row per loss and oracle.
 
     Raises:
-        UserError: no such loss, a grid that does not fit the case, a tolerance or seed below 0, or nothing that could
-            be compared.
+        UserError: no such loss, a grid that does not fit the case, an option that none of the losses has or that
+            does not fit, a tolerance or seed below 0, or nothing that could be compared.
     """
     names = LOSSES + PRESETS if names is None else names
     _check_names(names)
@@ -52,17 +61,16 @@ def check_gradients(
         raise UserError("tolerance", found=tolerance, wanted="a number from 0 on", fix="give another or leave it out")
     if seed < 0:
         raise UserError("seed", found=seed, wanted="a number from 0 on", fix="give another seed")
-    rows = crosscheck(
-        case.logits,
-        case.labels,
-        names=tuple(dict.fromkeys(names)),
-        grid=fitting_grid(case, grid),
-        dtype=dtype,
-        where=case.where,
-        tolerance=tolerance,
-        seed=seed,
-        progress=progress,
-    )
+    grid = fitting_grid(case, grid)
+    how = {"where": case.where, "tolerance": tolerance, "seed": seed, "progress": progress}
+    names = tuple(dict.fromkeys(names))
+    try:
+        rows = crosscheck(case.logits, case.labels, names=names, grid=grid, dtype=dtype, options=options, **how)
+    except (ValueError, TypeError) as error:
+        if not options:
+            raise
+        wanted, fix = "options of the chosen losses with fitting values", "correct them or leave them out"
+        raise UserError("options", found=f"{dict(options)}: {error}", wanted=wanted, fix=fix) from error
     if all(row.passed is None for row in rows):
         found = "; ".join(dict.fromkeys(row.reason for row in rows))
         raise UserError(case.source, found=found, wanted="something to compare", fix="take other losses or arrays")
@@ -145,6 +153,22 @@ def remarks(rows: Sequence[Comparison]) -> Iterator[str]:
     compared = [row for row in rows if row.passed is not None]
     beyond = sum(not row.passed for row in compared)
     yield f"{len(compared)} comparisons, {f'{beyond} beyond' if beyond else 'all within'} tolerance"
+
+
+def check_place(path: Path) -> None:
+    """Tries whether a file can be written, and leaves one that is there as it is.
+
+    Args:
+        path: the file; its folder is made.
+
+    Raises:
+        UserError: the place cannot be written.
+    """
+    if path.is_dir():
+        raise UserError(path, found="a folder", wanted="a file to write", fix="give the name of a file")
+    with suppress(_Tried), written_atomically(path) as temporary:
+        temporary.touch()
+        raise _Tried
 
 
 def write_comparisons(path: Path, rows: Sequence[Comparison], about: Mapping[str, object]) -> None:

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from ars_jax.cli import main
 from ars_jax.errors import UserError
 from ars_jax.gradients import crosscheck, pytorch
 from ars_jax.gradients.crosscheck import Comparison
+from ars_jax.laboratory import gradcheck
 from ars_jax.laboratory.cases import Case
 from ars_jax.laboratory.gradcheck import (
     check_gradients,
@@ -88,7 +90,7 @@ def test_the_paper_s_grid_is_cut_to_the_volume() -> None:
 def test_every_loss_is_checked_once_unless_some_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr(crosscheck, "_subject", lambda label, *_: asked.append(label))
-    monkeypatch.setattr(crosscheck, "_compared", lambda *_: ROW)
+    monkeypatch.setattr(crosscheck, "_compared", lambda *_, **__: ROW)
     check_gradients(CASE)
     assert len(asked) == len(set(asked)) == len(crosscheck.LOSSES + crosscheck.PRESETS) + 1
     asked.clear()
@@ -105,6 +107,11 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "no regions": ({"grid": 0}, "grid: found 0"),
     "a tolerance below 0": ({"tolerance": -1.0}, r"tolerance: found -1\.0"),
     "no tolerance": ({"tolerance": float("nan")}, "tolerance: found nan"),
+    "an unknown option": (
+        {"names": ["dice"], "options": {"gamma": 2}},
+        r"options: found {'gamma': 2}: options \(=gamma\) must be of absent, ",
+    ),
+    "an option's value": ({"names": ["dice"], "options": {"absent": "x"}}, "options: found .*absent .*must be one of"),
     "a seed below 0": ({"seed": -1}, "seed: found -1"),
 }
 
@@ -122,3 +129,32 @@ def test_nothing_to_compare_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     certain = dataclasses.replace(CASE, logits=(LABELS[..., None] == np.arange(3)).astype(np.float32) * 1e4)
     with pytest.raises(UserError, match=r"these arrays: found .*presets have none; .*the loss is too flat"):
         check_gradients(certain, names=["monai_dice"])
+
+
+def test_the_command_hands_on_options_and_tries_the_file_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrays, out = tmp_path / "case.npz", tmp_path / "rows.json"
+    np.savez(arrays, logits=LOGITS, labels=LABELS)
+    words = ["gradcheck", "--arrays", str(arrays), "--losses=dice", "--json"]
+    options = {"squared": False, "reduction": "class_mean"}
+    assert main([*words, str(out), "--options", json.dumps(options)]) == 0
+    content = json.loads(out.read_text())
+    assert content["about"]["options"] == options
+    (expected, *_) = check_gradients(CASE, names=["dice"], options=options)
+    assert content["comparisons"][0]["value"] == pytest.approx(expected.value)
+    monkeypatch.setattr(
+        gradcheck, "check_gradients", lambda *_, **__: pytest.fail("checked before the place was tried")
+    )
+    for place in (tmp_path, arrays / "rows.json"):
+        assert main([*words, str(place)]) == 2
+        assert "found" in capsys.readouterr().err
+
+
+def test_trying_a_place_leaves_what_is_there(tmp_path: Path) -> None:
+    kept = tmp_path / "rows.json"
+    kept.write_text("old")
+    gradcheck.check_place(kept)
+    gradcheck.check_place(tmp_path / "new.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.json"]
+    assert kept.read_text() == "old"
