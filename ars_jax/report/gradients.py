@@ -7,10 +7,10 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import LogNorm, Normalize
+from matplotlib.colors import ListedColormap, LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
@@ -29,17 +29,22 @@ from ars_jax.report.overlays import (
     view,
     write_on,
 )
+from ars_jax.report.phase import signed_colours
 from ars_jax.report.style import FAINT, INK, NORMAL, SMALL, WIDTH_IN, organ_colour
 
 GAP_IN = 0.05
 DECADES = 2.5
 HEAT = colormaps["inferno"]
 BACKDROP = 0.3
-CONTOUR = "#56B4E9"
+CONTOUR = "#FFFFFF"
 KEYS_PER_ROW = 6
+HALO = "#000000"
+"""Around white lines, which no organ's colour is."""
+HATCH = "//////"
 PLANE_NAMES = {"mm": PLANES, "voxels": ("y, x", "z, x", "z, y")}
 """What lies in a plane of a volume, and in one of arrays that may be of anything."""
 REFERENCE, PREDICTION = "#FFFFFF", "#FF9966"
+EDGE = [withStroke(linewidth=2, foreground="#777777")]
 
 Area = tuple[float, float, float, float]
 """Left, bottom, width and height in inches."""
@@ -51,13 +56,15 @@ class RegionPanel:
 
     Attributes:
         title: its name.
-        values: of each voxel's region `[z, y, x]`; NaN where the region has none.
+        values: of each voxel's region `[z, y, x]` where figures take it; NaN where the region has none.
         limits: lowest and highest colour; None for marks without a scale, whose value is 1.
+        signed: whether colours tell values above 0 from those below, whose regions are hatched besides.
     """
 
     title: str
     values: np.ndarray
     limits: tuple[float, float] | None = None
+    signed: bool = False
 
 
 def gradient_figure(
@@ -86,7 +93,7 @@ def gradient_figure(
     planes = PLANES if picture.image.shape[0] > 1 else PLANES[:1]
     slices = informative_slices(picture.reference, picture.predictions)
     norm = _heat_norm([view(d, plane, slices[k]) for d in densities.values() for k, plane in enumerate(planes)])
-    keys = _organ_keys(picture, organs)
+    keys = _organ_keys(picture, organs, dict(zip(planes, slices, strict=False)))
     head, foot, right = 0.42, 0.12 + 0.17 * -(-len(keys) // KEYS_PER_ROW), 0.72
     columns = 1 + len(densities)
     wide = (WIDTH_IN - right) / columns - GAP_IN
@@ -150,7 +157,8 @@ def _draw_heat(panel: Axes, picture: Picture, pixels: np.ndarray, norm: LogNorm,
     colours = HEAT(place)
     colours[..., 3] = np.clip(4 * place, 0, 1)
     panel.imshow(colours, extent=panel_extent(panel, pixels, step), interpolation="none")
-    outline_organs(panel, view(picture.reference, plane, index), step, 0.5, CONTOUR)
+    for width, colour in ((0.9, HALO), (0.4, CONTOUR)):
+        outline_organs(panel, view(picture.reference, plane, index), step, width, colour)
 
 
 def _head(figure: Figure, middle: float, title: str, note: str) -> None:
@@ -172,11 +180,13 @@ def _heat_bar(figure: Figure, area: Area, norm: LogNorm, volume: str) -> None:
     bar.set_label(f"gradient, % of all per {volume}", fontsize=NORMAL - 1, color=INK)
 
 
-def _organ_keys(picture: Picture, organs: Sequence[str]) -> list[Patch | Line2D]:
+def _organ_keys(picture: Picture, organs: Sequence[str], drawn: Mapping[str, int]) -> list[Patch | Line2D]:
+    """Keys of the organs that reference or prediction have in the slices that are drawn, and of the white contour."""
     labelled = [picture.reference, *(labels for labels in picture.predictions if labels is not None)]
-    numbers = sorted({int(number) for labels in labelled for number in np.unique(labels)} - {0})
+    pixels = [view(labels, plane, index) for labels in labelled for plane, index in drawn.items()]
+    numbers = sorted({int(number) for part in pixels for number in np.unique(part)} - {0})
     keys = [Patch(color=organ_colour(n - 1), label=organs[n - 1]) for n in numbers]
-    return [*keys, Line2D([], [], color=CONTOUR, linewidth=1, label="reference")]
+    return [*keys, Line2D([], [], color=CONTOUR, linewidth=1, label="reference", path_effects=EDGE)]
 
 
 def _legend(figure: Figure, keys: Sequence[Patch | Line2D]) -> None:
@@ -240,18 +250,21 @@ def regions_figure(
         bottom = float(figure.get_figheight()) - (row + 1) * (head + tall) - row * bar
         panel = make_panel(figure, (left, bottom, wide, tall))
         draw_image(panel, image, step, picture.window)
-        _draw_regions(panel, content, view(content.values[box], plane, 0), step)
-        _draw_borders(panel, view(regions[box], plane, 0), step)
+        numbers = view(regions[box], plane, 0)
+        _draw_regions(panel, content, view(content.values[box], plane, 0), numbers, step)
+        _draw_borders(panel, numbers, step)
         for part, colour in zip(labels, (REFERENCE, PREDICTION), strict=False):
             outline_organs(panel, part, step, 2.0, "black")
             outline_organs(panel, part, step, 1.0, colour)
         panel.set_title(content.title, fontsize=NORMAL, color=INK, pad=3)
         if content.limits is not None:
-            _flat_bar(figure, (left + 0.1 * wide, bottom - 0.13, 0.8 * wide, 0.07), content.limits)
+            _flat_bar(figure, (left + 0.1 * wide, bottom - 0.13, 0.8 * wide, 0.07), content)
         if place == 0:
             write_on(panel, 0.02, 0.98, PLANE_NAMES[unit][PLANES.index(plane)], "left", "top")
             draw_scale_bar(panel, unit)
-    _legend(figure, _contour_keys(name))
+    hatch = [Patch(facecolor="none", edgecolor=INK, hatch=HATCH, linewidth=0.5, label="negative: errors are rewarded")]
+    negative = any(content.signed and np.any(content.values[box] < 0) for content in panels)
+    _legend(figure, [*_contour_keys(name), *(hatch if negative else [])])
     return figure
 
 
@@ -265,11 +278,24 @@ def _slice_box(mask: np.ndarray, plane: str, index: int, spacing: Sequence[float
     return box[0], box[1], box[2]
 
 
-def _draw_regions(panel: Axes, content: RegionPanel, pixels: np.ndarray, step: Sequence[float]) -> None:
-    norm = Normalize(*(content.limits or (0, 2)))
+def _colours(content: RegionPanel) -> tuple[str | ListedColormap, Normalize]:
+    limits = content.limits or (0.0, 2.0)
+    return signed_colours(*limits) if content.signed else ("viridis", Normalize(*limits))
+
+
+def _draw_regions(
+    panel: Axes, content: RegionPanel, pixels: np.ndarray, regions: np.ndarray, step: Sequence[float]
+) -> None:
+    colours, norm = _colours(content)
     shown = np.ma.masked_invalid(pixels)
     extent = panel_extent(panel, pixels, step)
-    panel.imshow(shown, cmap="viridis", norm=norm, extent=extent, alpha=0.75, interpolation="none")
+    alpha = 0.9 if content.signed else 0.75
+    panel.imshow(shown, cmap=colours, norm=norm, extent=extent, alpha=alpha, interpolation="none")
+    for number in np.unique(regions[pixels < 0]) if content.signed else ():
+        rows, columns = (np.flatnonzero((regions == number).any(axis)) for axis in (1, 0))
+        corner = (columns[0] * step[1], rows[0] * step[0])
+        size = (len(columns) * step[1], len(rows) * step[0])
+        panel.add_patch(Rectangle(corner, *size, fill=False, hatch=HATCH, edgecolor=INK, linewidth=0.8))
 
 
 def _draw_borders(panel: Axes, regions: np.ndarray, step: Sequence[float]) -> None:
@@ -279,17 +305,17 @@ def _draw_borders(panel: Axes, regions: np.ndarray, step: Sequence[float]) -> No
             draw((index + 1) * step[axis], color="white", linewidth=0.3, alpha=0.6)
 
 
-def _flat_bar(figure: Figure, area: Area, limits: tuple[float, float]) -> None:
+def _flat_bar(figure: Figure, area: Area, content: RegionPanel) -> None:
     place = make_panel(figure, area)
     place.set_axis_on()
-    bar = figure.colorbar(ScalarMappable(Normalize(*limits), "viridis"), cax=place, orientation="horizontal")
+    colours, norm = _colours(content)
+    bar = figure.colorbar(ScalarMappable(norm, colours), cax=place, orientation="horizontal")
     bar.ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
     bar.ax.tick_params(labelsize=SMALL, length=2, pad=1.5)
 
 
 def _contour_keys(name: str) -> list[Patch | Line2D]:
-    edge = [withStroke(linewidth=2, foreground="#777777")]
     return [
-        Line2D([], [], color=REFERENCE, linewidth=1.2, label=f"{name}, reference", path_effects=edge),
+        Line2D([], [], color=REFERENCE, linewidth=1.2, label=f"{name}, reference", path_effects=EDGE),
         Line2D([], [], color=PREDICTION, linewidth=1.2, label=f"{name}, prediction"),
     ]

@@ -47,7 +47,8 @@ def phase_figure(
 
     Args:
         modes: one row of panels for each, all over the same plane.
-        regions: FP and FN in voxels of pairs of region and organ, `[n]` each; None draws none.
+        regions: FP and FN in voxels of pairs of region and organ that share it with others, `[n]` each; None draws
+            none.
         critical: share FN / (FP + FN) above which false positives are rewarded, if there is one.
 
     Returns:
@@ -56,7 +57,7 @@ def phase_figure(
     figure = Figure(figsize=(WIDTH_IN, 2.15 * len(modes) + 0.45), layout="constrained")
     axes = figure.subplots(len(modes), 3, squeeze=False)
     values = np.concatenate([part.ravel() for mode in modes for part in (mode.fp_weight, mode.fn_weight)])
-    colours, norm = _signed_colours(float(values.min()), float(values.max()))
+    colours, norm = signed_colours(float(values.min()), float(values.max()))
     for row, mode in zip(axes, modes, strict=True):
         for panel, weights, what in zip(row, (mode.fp_weight, mode.fn_weight), ("FP", "FN"), strict=False):
             panel.pcolormesh(mode.errors, mode.errors, weights, cmap=colours, norm=norm, rasterized=True)
@@ -74,8 +75,16 @@ def phase_figure(
     return figure
 
 
-def _signed_colours(low: float, high: float) -> tuple[ListedColormap, Normalize]:
-    """Red above 0 and blue below, pale enough for dots; blue deepens faster, as negative weights are small."""
+def signed_colours(low: float, high: float) -> tuple[ListedColormap, Normalize]:
+    """Makes colours of weights: red above 0, white at 0 and blue below, pale enough for dots.
+
+    Args:
+        low: the smallest weight; where it is negative, blue deepens faster than red, as negative weights are small.
+        high: the largest.
+
+    Returns:
+        Colours and the scale from `low` to `high`.
+    """
     values = np.linspace(low, high, 256)
     depth = np.where(values < 0, values / max(2 * -low, 1e-9), 0.65 * values / max(high, 1e-9))
     return ListedColormap(colormaps["RdBu_r"](0.5 + 0.5 * depth)), Normalize(low, high)

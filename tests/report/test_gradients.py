@@ -1,20 +1,24 @@
 """The figures of gradients: what is drawn where, in which colours, and that nothing leaves the paper."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
 from ars_jax.errors import UserError
-from ars_jax.report.gradients import RegionPanel, gradient_figure, regions_figure
-from ars_jax.report.overlays import Picture
+from ars_jax.report.gradients import CONTOUR, HALO, PREDICTION, REFERENCE, RegionPanel, gradient_figure, regions_figure
+from ars_jax.report.overlays import PLANES, Picture
 from ars_jax.report.phase import Weights, phase_figure
-from ars_jax.report.style import WIDTH_IN, save_figure
+from ars_jax.report.style import ORGAN_COLOURS, WIDTH_IN, organ_colour, save_figure
 
 SHAPE = (12, 20, 24)
 SPACING = (3.0, 2.0, 2.0)
@@ -43,6 +47,55 @@ def assert_on_paper(figure: Figure) -> None:
 def heat(figure: Figure) -> list[np.ndarray]:
     """The colours that lie over the image in each heat panel."""
     return [np.asarray(panel.images[1].get_array()) for panel in figure.axes if len(panel.images) == 2]
+
+
+def outlines(panel: Axes) -> list[tuple[str, float]]:
+    """Colour and left end in mm of every line around a mask, in the order of drawing."""
+    lines = [part for part in panel.collections if not len(np.atleast_1d(part.get_facecolor()))]
+    return [(colour_of(part.get_edgecolor()), left_of(part)) for part in lines]
+
+
+def fills(panel: Axes) -> list[tuple[str, float]]:
+    parts = [part for part in panel.collections if len(np.atleast_1d(part.get_facecolor()))]
+    return [(colour_of(part.get_facecolor()), left_of(part)) for part in parts]
+
+
+def colour_of(colours: Any) -> str:
+    return to_hex(np.asarray(colours)[0][:3]).upper()
+
+
+def left_of(part: Any) -> float:
+    return min(path.get_extents().x0 for path in part.get_paths() if len(path.vertices))
+
+
+def test_contours_have_the_colours_of_what_they_surround() -> None:
+    """Reference filled and prediction outlined in the organ's colour; over the gradient the reference in white.
+
+    The prediction lies one voxel, 2 mm, to the right.
+    """
+    scene = picture(organs=1)
+    figure = gradient_figure(scene, ("One",), {"a": np.ones(SHAPE)}, {"a": ""})
+    cases, heats = ([panel for panel in figure.axes if len(panel.images) == count] for count in (1, 2))
+    assert (len(cases), len(heats)) == (3, 3)
+    for plane, case, hot in zip(PLANES, cases, heats, strict=True):
+        ((filled, left),) = fills(case)
+        assert filled == organ_colour(0)
+        # The sagittal slice is the first of the organ's two, which the prediction has left.
+        moved = [] if plane == "sagittal" else [(organ_colour(0), pytest.approx(left + 2))]
+        assert outlines(case) == moved
+        assert outlines(hot) == [(HALO, pytest.approx(left)), (CONTOUR, pytest.approx(left))]
+    assert CONTOUR not in ORGAN_COLOURS
+
+
+def test_only_organs_in_the_slices_have_keys() -> None:
+    """The third organ lies outside of the slices with most of the first."""
+    scene = picture(organs=1)
+    reference = scene.reference.copy()
+    reference[0, 0, -1] = 3
+    figure = gradient_figure(
+        replace(scene, reference=reference), ("One", "Two", "Three"), {"a": np.ones(SHAPE)}, {"a": ""}
+    )
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["One", "reference"]
 
 
 def test_gradients_are_drawn_where_they_are_on_one_scale() -> None:
@@ -107,9 +160,31 @@ def test_regions_without_a_value_are_left_open() -> None:
     places = [panel for panel in figure.axes if len(panel.images) == 2]
     assert [panel.get_title() for panel in places] == [panel.title for panel in panels]
     for panel in places:
+        (_, left), (reference, at), (_, _), (prediction, beside) = outlines(panel)
+        assert (reference, prediction) == (REFERENCE, PREDICTION)
+        assert (at, beside) == (pytest.approx(left), pytest.approx(left + 2))
         shown = np.ma.getmaskarray(np.ma.asarray(panel.images[1].get_array()))
         assert 0 < shown.sum() < shown.size
         assert len(panel.lines) >= 2
+    assert_on_paper(figure)
+
+
+def test_regions_that_reward_errors_are_blue_and_hatched() -> None:
+    """Of four regions in the slice one has a negative weight; panels without a sign have no hatching."""
+    numbers = np.arange(4).reshape(1, 2, 2).repeat(12, 0).repeat(10, 1).repeat(12, 2).astype(float)
+    values = np.choose(numbers.astype(int), [-0.1, 0.0, 0.3, 0.7])
+    panels = [RegionPanel("weight", values, (-0.1, 0.7), signed=True), RegionPanel("other", values, (-0.1, 0.7))]
+    figure = regions_figure(picture(), 1, "One", panels, numbers)
+    signed, other = (panel for panel in figure.axes if len(panel.images) == 2)
+    (hatched,) = (patch for patch in signed.patches if isinstance(patch, Rectangle))
+    assert hatched.get_hatch()
+    assert hatched.get_bbox().bounds == (0, 0, 24, 20)
+    assert not other.patches
+    red, _, blue, _ = np.asarray(signed.images[1].to_rgba(np.array([[-0.1, 0.0, 0.7]])))[0].T
+    assert blue[0] > red[0] + 0.2
+    assert min(red[1], blue[1]) > 0.9
+    assert red[2] > blue[2] + 0.2
+    assert "negative: errors are rewarded" in [text.get_text() for text in figure.legends[0].get_texts()]
     assert_on_paper(figure)
 
 
@@ -134,7 +209,8 @@ def test_the_phase_diagram_marks_the_zero_line_where_there_is_one(regions: Any) 
     assert [len(panel.collections) for panel in planes] == [3, 3, 1, 1]
     for panel in planes if regions is not None else []:
         (dots,) = panel.lines
-        assert np.min(dots.get_xdata()) == pytest.approx(0.01)
+        np.testing.assert_allclose(np.asarray(dots.get_xdata()), [1.0, 0.01, 5.0])
+        np.testing.assert_allclose(np.asarray(dots.get_ydata()), [30.0, 2.0, 0.01])
     assert_on_paper(figure)
 
 
