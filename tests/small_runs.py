@@ -120,7 +120,7 @@ def random_network(plan: Plan, seed: int = 0) -> Network:
 
 def lines_of(run: Path) -> list[dict[str, Any]]:
     """The lines of a run's metrics.jsonl."""
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

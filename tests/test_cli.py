@@ -79,11 +79,11 @@ def test_a_whole_pass_from_evaluation_to_report(run: SmallRun, tmp_path: Path, c
     assert "misses" in text
     rows = read_json(run.folder / "evaluation" / "table.json")
     assert [row.organ for row in rows] == list(LABELS)
-    about = json.loads((run.folder / "evaluation" / "table.json").read_text())["about"]
+    about = json.loads((run.folder / "evaluation" / "table.json").read_text(encoding="utf-8"))["about"]
     assert about == {"data": str(run.data), "cases": "validation", "checkpoint": "best"}
 
     assert main(["report", str(run.folder), "--out", str(tmp_path / "report")]) == 0
-    page = (tmp_path / "report" / "index.html").read_text()
+    page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
     assert shown(capsys) == f"report in {tmp_path / 'report' / 'index.html'}"
     for organ in LABELS:
         assert organ in page
@@ -94,7 +94,7 @@ def test_a_whole_pass_from_evaluation_to_report(run: SmallRun, tmp_path: Path, c
     assert shown(capsys) == f"1 label maps in {tmp_path / 'labels'}"
     predicted = tmp_path / "labels" / image.name
     assert not mismatches(read_geometry(predicted), read_geometry(image))
-    assert json.loads((tmp_path / "labels" / "labels.json").read_text()) == {"Ball_L": 1, "Ball_R": 2}
+    assert json.loads((tmp_path / "labels" / "labels.json").read_text(encoding="utf-8")) == {"Ball_L": 1, "Ball_R": 2}
 
     references = run.folder / "evaluation" / "references"
     words = ["--predictions", tmp_path / "labels", "--references", references, "--out", tmp_path / "scores"]
@@ -148,7 +148,7 @@ def test_gradients_of_given_arrays_are_checked(tmp_path: Path, capsys) -> None:
     text = shown(capsys)
     assert "beyond tolerance" in text
     assert f"comparisons in {rows}" in text
-    content = json.loads(rows.read_text())
+    content = json.loads(rows.read_text(encoding="utf-8"))
     assert content["about"]["grid"] == [3, 2]
     assert {row["loss"] for row in content["comparisons"]} == {"dice", "region_specific"}
     assert not all(row["passed"] for row in content["comparisons"])

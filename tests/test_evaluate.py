@@ -76,7 +76,7 @@ def test_rows_are_what_the_written_label_maps_say(dataset: Dataset, tmp_path: Pa
     """DSC and volumes counted again from the files, on the images' grids."""
     out = tmp_path / "run" / "evaluation"
     rows = {(row.case, row.organ): row for row in scored(dataset, out)}
-    files = json.loads((out / "cases.json").read_text())
+    files = json.loads((out / "cases.json").read_text(encoding="utf-8"))
     assert [entry["case"] for entry in files] == [case.name for case in dataset.cases]
     for entry, case in zip(files, dataset.cases, strict=True):
         assert Path(entry["image"]) == case.image
@@ -91,13 +91,13 @@ def test_rows_are_what_the_written_label_maps_say(dataset: Dataset, tmp_path: Pa
             assert row.dsc == pytest.approx(2 * (a & b).sum() / (a.sum() + b.sum()))
             assert row.volume_prediction_ml == pytest.approx(a.sum() * np.prod(SPACING) / 1000)
     for folder in ("predictions", "references"):
-        assert json.loads((out / folder / "labels.json").read_text()) == {"Ball_L": 1, "Ball_R": 2}
+        assert json.loads((out / folder / "labels.json").read_text(encoding="utf-8")) == {"Ball_L": 1, "Ball_R": 2}
 
 
 def test_tables_hold_every_row(dataset: Dataset, tmp_path: Path) -> None:
     rows = scored(dataset, tmp_path / "out")
     assert read_json(tmp_path / "out" / "table.json") == rows
-    content = json.loads((tmp_path / "out" / "table.json").read_text())
+    content = json.loads((tmp_path / "out" / "table.json").read_text(encoding="utf-8"))
     assert content["about"] == {"data": "here"}
     assert content["convention"] == "paper-boundary"
     with (tmp_path / "out" / "table.csv").open() as file:
@@ -181,7 +181,9 @@ def case_names(run: SmallRun, root: Path | None, data: Path | None = None) -> tu
 
 
 def split_of(run: SmallRun) -> dict[str, list[str]]:
-    return {role: list(cases) for role, cases in json.loads((run.folder / "split.json").read_text()).items()}
+    return {
+        role: list(cases) for role, cases in json.loads((run.folder / "split.json").read_text(encoding="utf-8")).items()
+    }
 
 
 def test_a_run_is_scored_on_its_validation_cases(run: SmallRun) -> None:

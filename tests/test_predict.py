@@ -217,7 +217,7 @@ def test_label_maps_come_with_the_names_of_their_values(tmp_path: Path) -> None:
     write_volume(tmp_path / "a.nrrd", image)
     seen = []
     predict_files(random_network(SMALL), [tmp_path / "a.nrrd"], tmp_path / "out", lambda *news: seen.append(news))
-    assert json.loads((tmp_path / "out" / "labels.json").read_text()) == {"Ball_L": 1, "Ball_R": 2}
+    assert json.loads((tmp_path / "out" / "labels.json").read_text(encoding="utf-8")) == {"Ball_L": 1, "Ball_R": 2}
     assert list(LABELS) == list(SMALL.labels)
     assert sorted(files_of(tmp_path / "out")) == ["a.nrrd", "labels.json"]
     assert seen == [(1, 1, "a.nrrd")]

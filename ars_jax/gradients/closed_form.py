@@ -176,12 +176,13 @@ def _generalized_dice(
 ) -> Terms:
     """L = sum_c w (FP + FN) / D, D = sum_c w (P + G) + eps: L_I = -2w / D, L_P = w (1 - L) / D.
 
-    The weights w = 1 / G^2, scaled so that the largest w G of a region is 1, are constants to the prediction.
+    The weights w = 1 / max(G, 1)^2, scaled so that the largest w G of a region is 1, are constants to the prediction.
     """
     present = s.reference > 0
     smallest = np.min(s.reference, axis=-1, keepdims=True, initial=np.inf, where=present)
     smallest = np.where(np.isfinite(smallest), smallest, 1)
-    weight = smallest / np.where(present, s.reference, smallest) ** 2 * _class_factors(class_weights, s.reference)
+    smallest, reference = (np.maximum(size, 1) for size in (smallest, np.where(present, s.reference, smallest)))
+    weight = smallest / reference**2 * _class_factors(class_weights, s.reference)
     weight = np.where(present | (absent == "count"), weight, 0)
     size = (weight * (s.predicted + s.reference)).sum(-1, keepdims=True) + eps
     loss = (weight * (s.false_positives + s.false_negatives)).sum(-1, keepdims=True) / size

@@ -79,7 +79,8 @@ def generalized_dice(
     present = s.reference > 0
     smallest = s.reference.where(present, float("inf")).amin(1, keepdim=True)
     smallest = smallest.where(smallest.isfinite(), 1)
-    weights = smallest / s.reference.where(present, smallest) ** 2 * class_factors(class_weights, s.reference)
+    smallest, reference = (size.clamp(min=1) for size in (smallest, s.reference.where(present, smallest)))
+    weights = smallest / reference**2 * class_factors(class_weights, s.reference)
     weights = weights.where(present, 0) if absent == "skip" else weights
     overlap = (weights * s.intersection).sum(1, keepdim=True)
     return 1 - (2 * overlap + eps) / ((weights * (s.predicted + s.reference)).sum(1, keepdim=True) + eps)

@@ -21,6 +21,7 @@ from ars_jax.losses.reduction import (
     Absent,
     ClassWeights,
     Reduction,
+    check_positive,
     check_word,
     class_factors,
     pyramid_loss,
@@ -240,6 +241,7 @@ def baseline(
     Raises:
         ValueError: shapes or words that do not fit.
     """
+    check_positive("eps", eps)
     s = overlap_statistics(logits, labels, where=where)
     overlap = reduce_loss(dice_loss(s, eps=eps), s, absent="count")
     return overlap + cross_entropy_weight * mean_cross_entropy(s, cross_entropy_reduction)
@@ -333,6 +335,18 @@ def _divided(options: Options) -> Options:
 
 
 def _reduced(
+    loss: Callable[..., jax.Array], logits: jax.Array, labels: jax.Array, **options: Unpack[Options]
+) -> jax.Array:
+    """One pass, a loss of its statistics, one number."""
+    unknown = sorted(options.keys() - Options.__annotations__.keys())
+    if unknown:
+        raise TypeError(
+            f"no loss has an option {', '.join(unknown)}; those of all are {', '.join(Options.__annotations__)}"
+        )
+    return _reduced_by(loss, logits, labels, **options)
+
+
+def _reduced_by(
     loss: Callable[..., jax.Array],
     logits: jax.Array,
     labels: jax.Array,
@@ -350,7 +364,7 @@ def _reduced(
     eps: float = 1e-7,
     from_probabilities: bool = False,
 ) -> jax.Array:
-    """One pass, a loss of its statistics, one number."""
+    check_positive("eps", eps)
     s = overlap_statistics(
         logits,
         labels,

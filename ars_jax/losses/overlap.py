@@ -10,7 +10,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from ars_jax.losses.reduction import Absent, ClassWeights, check_word, class_factors
+from ars_jax.losses.reduction import Absent, ClassWeights, check_positive, check_word, class_factors
 from ars_jax.losses.statistics import OverlapStatistics
 
 AdaptiveGradient = Literal["through", "stop"]
@@ -84,7 +84,11 @@ def focal_tversky_loss(
 
     Returns:
         `[b, *grid, c]`, within [0, 1].
+
+    Raises:
+        ValueError: gamma is not above 0.
     """
+    check_positive("gamma", gamma)
     loss = tversky_loss(statistics, fp_weight=fp_weight, fn_weight=fn_weight, eps=eps)
     curved = loss > FOCAL_CHORD
     power = jnp.where(curved, loss, 1) ** (1 / gamma)
@@ -100,9 +104,10 @@ def generalized_dice_loss(
 ) -> jax.Array:
     """Generalised Dice loss of all classes, `1 - (2 sum_c w I + eps) / (sum_c w (P + G) + eps)` (Sudre et al. 2017).
 
-    The weights are `w = 1 / G^2`. Departure: they are scaled so that the largest w G of a region is 1, which changes
+    The weights are `w = 1 / G^2`. Departures: they are scaled so that the largest w G of a region is 1, which changes
     nothing but the meaning of eps: with plain weights an eps of 1e-5 outweighs organs of some 100,000 voxels, and a
-    prediction that misses everything scores 0.2.
+    prediction that misses everything scores 0.2. And soft references of less than a voxel weigh as one voxel, so that
+    a trace of a class does not take all the weight.
 
     Args:
         statistics: fields `[b, *grid, c]`.
@@ -120,10 +125,11 @@ def generalized_dice_loss(
     check_word("absent", absent, Absent)
     s = statistics
     present = s.reference > 0
-    smallest = jnp.min(jnp.where(present, s.reference, jnp.inf), axis=-1, keepdims=True)
+    size = jnp.maximum(s.reference, 1)
+    smallest = jnp.min(jnp.where(present, size, jnp.inf), axis=-1, keepdims=True)
     smallest = jnp.where(jnp.isfinite(smallest), smallest, 1)
-    reference = jnp.where(present, s.reference, smallest)
-    weight = class_factors(class_weights, s.reference) * smallest / reference / reference
+    size = jnp.where(present, size, smallest)
+    weight = class_factors(class_weights, s.reference) * smallest / size / size
     if absent == "skip":
         weight = jnp.where(present, weight, 0)
     errors = jnp.sum(weight * (s.false_positives + s.false_negatives), axis=-1, keepdims=True)

@@ -95,6 +95,12 @@ def check_word(name: str, word: str, allowed: object) -> None:
         raise ValueError(f"{name} (={word!r}) must be one of {', '.join(map(repr, get_args(allowed)))}")
 
 
+def check_positive(name: str, value: float | jax.Array) -> None:
+    """Raises a ValueError for a number that is not above 0; a traced one cannot be looked at."""
+    if isinstance(value, int | float) and not value > 0:
+        raise ValueError(f"{name} (={value}) must be above 0")
+
+
 def class_factors(weights: ClassWeights | None, values: jax.Array) -> jax.Array:
     """Returns weights shaped to multiply values `[b, *grid, c]`, ones where none are given."""
     classes = values.shape[-1]

@@ -14,7 +14,7 @@ Bounds = tuple[tuple[int, int], ...]
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class RegionMap:
     """Regions of any shape, such as organs with their surroundings or supervoxels.
 

@@ -17,7 +17,15 @@ from ars_jax.losses.overlap import (
     sensitivity_specificity_loss,
     tversky_loss,
 )
-from ars_jax.losses.reduction import Absent, ClassWeights, Reduction, pyramid_loss, reduce_loss
+from ars_jax.losses.reduction import (
+    Absent,
+    ClassWeights,
+    Reduction,
+    check_positive,
+    check_word,
+    pyramid_loss,
+    reduce_loss,
+)
 from ars_jax.losses.regions import RegionMap
 from ars_jax.losses.statistics import OverlapStatistics, check_shapes, overlap_statistics
 
@@ -88,7 +96,8 @@ def weighted_sum(
         unweighted parts. Voxels that a map has in no region count for the losses of the whole volume.
 
     Raises:
-        ValueError: a name that is no loss, no name at all, or (when called) arguments that do not fit.
+        ValueError: a name that is no loss, no name at all, a word or number that does not fit, or (when called) arrays
+            that do not.
         TypeError: a parameter of another name.
     """
     terms = _terms(**parameters)
@@ -151,6 +160,15 @@ def _terms(
     eps: float = 1e-7,
 ) -> dict[str, Callable[[OverlapStatistics], jax.Array]]:
     """Returns each loss as a function from regional statistics to a scalar."""
+    check_positive("eps", eps)
+    check_positive("gamma", gamma)
+    for name, word, allowed in (
+        ("absent", absent, Absent),
+        ("reduction", reduction, Reduction),
+        ("adaptive_gradient", adaptive_gradient, AdaptiveGradient),
+        ("cross_entropy_reduction", cross_entropy_reduction, CrossEntropyReduction),
+    ):
+        check_word(name, word, allowed)
 
     def counted(s: OverlapStatistics) -> OverlapStatistics:
         s = s if include_background else s.foreground()

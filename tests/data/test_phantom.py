@@ -150,7 +150,7 @@ def test_a_grid_that_cannot_hold_the_organs_is_refused(shape, spacing):
 
 def test_written_set_reads_back_bit_for_bit(tmp_path):
     root = write_phantoms(tmp_path / "set", 2, seed=7)
-    description = json.loads((root / "dataset.json").read_text())
+    description = json.loads((root / "dataset.json").read_text(encoding="utf-8"))
     assert description["labels"] == {"0": "background"} | {str(v): k for k, v in PHANTOM_LABELS.items()}
     assert len(description["training"]) == description["numTraining"] == 2
     for index, entry in enumerate(description["training"]):

@@ -296,7 +296,7 @@ def test_equation_3_of_the_paper_has_the_wrong_sign() -> None:
     p, g = rng.random(PAIR), (rng.random(PAIR) < 0.4).astype(np.float64)
     size = (p**2).sum() + (g**2).sum()
     equation_3 = 2 * (g * size - 2 * p * (p * g).sum()) / size**2
-    _, slopes = by_probability("dice", p, g, eps=0.0)
+    _, slopes = by_probability("dice", p, g, eps=1e-15)
     np.testing.assert_allclose(slopes, -equation_3, rtol=1e-9)
     assert (slopes[g > 0] < 0).all() and (equation_3[g > 0] > 0).all()
 

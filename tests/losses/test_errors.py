@@ -138,3 +138,26 @@ def test_an_unknown_word_is_answered_with_the_known_ones(name: str, option: str,
 def test_errors_are_the_same_under_jit() -> None:
     with pytest.raises(ValueError, match="grid"):
         jax.jit(lambda z, y: losses.region_specific(z, y, grid=9))(LOGITS, LABELS)
+
+
+@pytest.mark.parametrize("name", [*DIVISIBLE, "baseline"])
+@pytest.mark.parametrize("eps", [0, -1e-7, float("nan")])
+def test_smoothing_has_to_be_above_0(name: str, eps: float) -> None:
+    """At 0 a perfect or an empty pair is 0 / 0."""
+    assert "eps" in raised(name, eps=eps)
+
+
+def test_the_power_of_focal_tversky_has_to_be_above_0() -> None:
+    assert "gamma" in raised("focal_tversky", gamma=0)
+
+
+@pytest.mark.parametrize("name", DIVISIBLE)
+def test_a_misspelt_option_is_answered_with_the_known_ones(name: str) -> None:
+    with pytest.raises(TypeError, match=r"gird.*grid, region_size.*class_weights"):
+        getattr(losses, name)(LOGITS, LABELS, gird=2)
+
+
+@pytest.mark.parametrize("wrong", [{"reduction": "median"}, {"absent": "no"}, {"eps": 0}, {"adaptive_gradient": "x"}])
+def test_a_weighted_sum_is_refused_when_it_is_made(wrong: Any) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        losses.weighted_sum({"dice": 1}, **wrong)

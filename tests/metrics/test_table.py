@@ -117,7 +117,7 @@ def test_json_is_strict_and_reads_back(tmp_path):
     def refuse(name):
         raise AssertionError(f"{name} is not JSON")
 
-    content = json.loads(path.read_text(), parse_constant=refuse)
+    content = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
     assert content["convention"] == "paper-boundary"
     assert content["rows"][2]["hd95_mm"] is None
     assert content["summary"]["overall"]["dsc"]["mean"] == summarise(rows()).overall.dsc.mean
@@ -128,10 +128,10 @@ def test_json_is_strict_and_reads_back(tmp_path):
 def test_a_number_that_json_cannot_hold_leaves_the_old_file(tmp_path):
     path = tmp_path / "table.json"
     write_json(path, rows())
-    before = path.read_text()
+    before = path.read_text(encoding="utf-8")
     with pytest.raises(ValueError, match="JSON compliant"):
         write_json(path, [replace(rows()[0], dsc=math.nan)])
-    assert path.read_text() == before
+    assert path.read_text(encoding="utf-8") == before
     assert [p.name for p in tmp_path.iterdir()] == ["table.json"]
 
 

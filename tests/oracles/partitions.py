@@ -77,9 +77,9 @@ def adaptive_region_specific(
 
 
 def generalized_dice(p: Array, g: Array, *, eps: float, absent: str, class_weights: ArrayLike | None) -> float:
-    """Sudre et al. of p, g [n, c], with weights 1 / G^2 scaled so that the largest of w G is 1."""
-    volumes = g.sum(0)
-    present = volumes > 0
+    """Sudre et al. of p, g [n, c], weights 1 / G^2 of at least a voxel, scaled so that the largest of w G is 1."""
+    present = g.sum(0) > 0
+    volumes = np.maximum(g.sum(0), 1)
     smallest = volumes[present].min() if present.any() else 1.0
     w = smallest / np.where(present, volumes, smallest) ** 2
     w = np.where(present | (absent == "count"), w, 0) * (1 if class_weights is None else np.asarray(class_weights))

@@ -17,7 +17,7 @@ FLIPPED = (-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, -1.0)
 
 def test_volumes_of_any_orientation_are_shown_in_one(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", cases=("a",), epochs=5)
-    files = json.loads((folder / "evaluation" / "cases.json").read_text())[0]
+    files = json.loads((folder / "evaluation" / "cases.json").read_text(encoding="utf-8"))[0]
     upright = load_picture("a", *_run(folder))
     for kind in ("image", "reference", "prediction"):
         array = read_volume(files[kind]).array[::-1, ::-1, ::-1]
@@ -58,8 +58,8 @@ def test_label_beyond_the_organs_is_a_user_error(tmp_path: Path) -> None:
 def test_relative_paths_start_at_the_run(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", cases=("a",), epochs=5)
     listing = folder / "evaluation" / "cases.json"
-    listing.write_text(listing.read_text().replace(f"{folder}/", ""))
-    assert '"evaluation/0-image' in listing.read_text()
+    listing.write_text(listing.read_text(encoding="utf-8").replace(f"{folder}/", ""))
+    assert '"evaluation/0-image' in listing.read_text(encoding="utf-8")
     assert load_picture("a", *_run(folder)).image.size
 
 

@@ -182,7 +182,7 @@ def test_a_loss_that_is_not_finite_stops_naming_step_and_cases(straight: SmallRu
     assert "found loss nan (" in line
     named = line.split("cases ")[1].split(": found")[0].split(", ")
     assert len(named) == OPTIONS["train"]["batch_size"]
-    training = json.loads((straight.folder / "split.json").read_text())["train"]
+    training = json.loads((straight.folder / "split.json").read_text(encoding="utf-8"))["train"]
     assert set(named) <= set(training)
 
 
@@ -217,7 +217,7 @@ def test_a_run_folder_holds_what_prediction_needs(straight: SmallRun) -> None:
     assert plan.canvas == plan.whole == (16, 16, 16)
     config = read_config(straight.folder / "config.yaml")
     assert config == read_config(straight.config)
-    meta = json.loads((straight.folder / "checkpoints" / str(STEPS) / "meta" / "metadata").read_text())
+    meta = json.loads((straight.folder / "checkpoints" / str(STEPS) / "meta" / "metadata").read_text(encoding="utf-8"))
     assert meta["config"]["optim"]["learning_rate"] == config.optim.learning_rate
     assert tuple(meta["plan"]["labels"]) == plan.labels
 
