@@ -30,6 +30,7 @@ class Case:
         image: `[*space]`, HU for a CT; None where only arrays were given.
         geometry: the grid of the image; None where only arrays were given.
         source: what the case was read or made from, in a few words.
+        canvas: voxels per axis of the samples that the run was trained on; None where no run is known.
     """
 
     logits: np.ndarray
@@ -39,6 +40,7 @@ class Case:
     image: np.ndarray | None = None
     geometry: Geometry | None = None
     source: str = "arrays"
+    canvas: tuple[int, ...] | None = None
 
 
 def from_npz(path: str | Path) -> Case:

@@ -11,11 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from rich import box
 from rich.table import Table
-from scipy import ndimage
 
 from ars_jax import losses
 from ars_jax.config import LossConfig
-from ars_jax.data.volumes import canonical, write_volume
+from ars_jax.data.volumes import write_volume
 from ars_jax.errors import UserError
 from ars_jax.files import write_arrays, write_json
 from ars_jax.gradients.closed_form import effective_weights
@@ -27,19 +26,18 @@ from ars_jax.gradients.maps import (
     gradient_norm,
     phase_diagram,
     region_maps,
+    trained_grid,
     voxels_of_regions,
 )
 from ars_jax.laboratory.cases import Case
 from ars_jax.laboratory.gradcheck import fitting_grid
-from ars_jax.laboratory.scenes import Scene
+from ars_jax.laboratory.scenes import MARGIN, Scene, classes, counted, fullest_plane, picture_of, places
 from ars_jax.losses.overlap import AdaptiveGradient
+from ars_jax.losses.regions import region_bounds
 from ars_jax.report.gradients import RegionPanel, gradient_figure, regions_figure
-from ars_jax.report.overlays import PLANES, Picture
 from ars_jax.report.phase import Weights, phase_figure
 from ars_jax.report.style import save_figure
 
-MARGIN = 3.0
-"""Distance from a boundary, in mm, or voxels where only arrays were given, within which gradient is counted."""
 LEAST_ERROR = 0.5
 """Voxels of error below which a region is drawn without colour."""
 MODES: tuple[AdaptiveGradient, ...] = ("through", "stop")
@@ -71,7 +69,7 @@ def study(scene: Scene, config: LossConfig, out: Path, organ: str | None = None)
         config: grid, penalties, reduction and weights of the objectives.
         out: gets `gradient_<objective>.nii.gz` on the image's grid, `regions.npz`, `summary.json` and the figures
             `gradients`, `regions` and `phase` as PNG and PDF.
-        organ: the one whose regions are drawn; None takes that with the highest mean loss over its regions.
+        organ: the one whose regions are drawn; None takes the `worst_organ`.
 
     Returns:
         What summary.json holds.
@@ -96,12 +94,11 @@ def study(scene: Scene, config: LossConfig, out: Path, organ: str | None = None)
         wanted = f"a division that fits {' x '.join(map(str, case.labels.shape[1:]))} voxels"
         raise UserError("grid", found=error, wanted=wanted, fix="give another --grid") from error
     pulls = measure(objectives(config), *arrays, where)
-    chosen = case.organs.index(organ) + 1 if organ else _worst(maps)
-    places = _places(scene)
+    chosen = case.organs.index(organ) + 1 if organ else worst_organ(scene, maps)
     summary = {
         **_about(scene, config),
-        "volume": {"share": {name: float(mask.mean()) for name, mask in places.items()}},
-        "objectives": {name: _shares(places, pull) for name, pull in pulls.items()},
+        "volume": {"share": _shares(scene, np.ones(scene.grid.shape))},
+        "objectives": {name: _about_pull(scene, pull) for name, pull in pulls.items()},
         "regions": _regions(scene, config, maps),
     }
     for name, pull in pulls.items():
@@ -128,7 +125,8 @@ def with_options(
 
     Args:
         config: the run's, or the defaults.
-        case: whose volume is divided.
+        case: whose volume is divided; where it is larger than the canvas of its run, the run's grid becomes one of
+            regions of the size that was trained.
         grid: regions per axis.
         a: the smallest penalty.
         b: its range.
@@ -143,6 +141,8 @@ def with_options(
     """
     if grid is not None or whole_grid:
         config = replace(config, grid=fitting_grid(case, grid), region_size=None)
+    elif config.grid is not None and case.canvas is not None:
+        config = replace(config, grid=trained_grid(case.labels.shape[1:], case.canvas, config.grid))
     given = {"a": a, "b": b, "adaptive_gradient": adaptive_gradient}
     config = replace(config, **{name: value for name, value in given.items() if value is not None})
     if not min(config.a, config.b) >= 0 < config.a + config.b < np.inf:
@@ -155,14 +155,16 @@ def render(summary: Mapping[str, Any]) -> Table:
     """Makes the table for the screen from what `study` returns."""
     regions = summary["regions"]
     grid = " x ".join(map(str, regions["grid"]))
-    title = f"{summary['source']}: {grid} regions, penalties {summary['adaptive_gradient']}"
+    sides = " x ".join(f"{low}" if low == high else f"{low}-{high}" for low, high in regions["sides"])
+    how = f"penalties {summary['adaptive_gradient']}"
+    title = f"{summary['source']}: {grid} regions of {sides} voxels, {how}"
     table = Table(title=title, title_style="", box=box.SIMPLE_HEAD)
     table.add_column("objective", no_wrap=True)
     for column in ("value", "gradient", "at a boundary", "on errors"):
         table.add_column(column, justify="right")
     rows = {**summary["objectives"], "part of the volume": summary["volume"]}
     for name, row in rows.items():
-        share = [f"{row['share'][place]:.1%}" for place in ("near_boundary", "wrong")]
+        share = [f"{row['share']['places'][place]:.1%}" for place in ("near_boundary", "wrong")]
         numbers = [f"{row[key]:.4g}" if key in row else "" for key in ("value", "total_gradient")]
         table.add_row(name, *numbers, *share)
     present, rewarded = (
@@ -222,29 +224,6 @@ def measure(
     }
 
 
-def near_boundary(labels: np.ndarray, spacing: tuple[float, ...], margin: float = MARGIN) -> np.ndarray:
-    """Finds the voxels that lie within a distance of a boundary between labels.
-
-    Args:
-        labels: `[z, y, x]`.
-        spacing: z, y, x.
-        margin: largest distance, in the unit of the spacing, between a voxel's centre and that of a voxel that has a
-            neighbour of another label.
-
-    Returns:
-        bool `[z, y, x]`.
-    """
-    edge = np.zeros(labels.shape, bool)
-    for axis in range(labels.ndim):
-        line = np.moveaxis(edge, axis, 0)
-        differs = np.diff(np.moveaxis(labels, axis, 0).astype(np.int32), axis=0) != 0
-        line[:-1] |= differs
-        line[1:] |= differs
-    if not edge.any():
-        return edge
-    return np.asarray(ndimage.distance_transform_edt(~edge, spacing)) <= margin
-
-
 def _total(weighted: Any, logits: jax.Array, labels: jax.Array, where: jax.Array | None = None) -> jax.Array:
     return weighted(logits, labels, where)[0]
 
@@ -263,97 +242,119 @@ def _about(scene: Scene, config: LossConfig) -> dict[str, Any]:
     }
 
 
-def _places(scene: Scene) -> dict[str, np.ndarray]:
-    """Parts of the volume as masks: near a boundary of the reference, wrongly predicted, and each class."""
-    labels = scene.case.labels[0].reshape(scene.grid.shape)
-    places = {"near_boundary": near_boundary(labels, scene.grid.spacing), "wrong": scene.prediction != labels}
-    return places | {name: labels == number for number, name in enumerate(("background", *scene.case.organs))}
+def _about_pull(scene: Scene, pull: Pull) -> dict[str, Any]:
+    total = float(pull.norm.sum(dtype=np.float64))
+    return {"value": pull.value, "total_gradient": total, "share": _shares(scene, pull.norm)}
 
 
-def _shares(places: Mapping[str, np.ndarray], pull: Pull) -> dict[str, Any]:
-    """Where an objective's gradient lies, as parts of the sum of its voxels' lengths."""
-    norm = pull.norm.astype(np.float64)
-    total = float(norm.sum())
-    share = {place: float(norm[mask.reshape(norm.shape)].sum() / (total or 1.0)) for place, mask in places.items()}
-    return {"value": pull.value, "total_gradient": total, "share": share}
+def _shares(scene: Scene, values: np.ndarray) -> dict[str, Any]:
+    """Where a quantity of voxels lies, as parts of its sum over the voxels that count."""
+    values = values.astype(np.float64).reshape(scene.grid.shape)
+    total = float(values[counted(scene)].sum()) or 1.0
+    background, *organs = (float(values[mask].sum() / total) for mask in classes(scene))
+    return {
+        "places": {name: float(values[mask].sum() / total) for name, mask in places(scene).items()},
+        "background": background,
+        "organs": dict(zip(scene.case.organs, organs, strict=True)),
+    }
 
 
 def _regions(scene: Scene, config: LossConfig, maps: RegionMaps) -> dict[str, Any]:
     """Per class: regions that have it, their mean loss, and those where false positives are rewarded."""
-    result = {}
-    for number, name in enumerate(("background", *scene.case.organs)):
-        present = maps.present[0, ..., number]
-        loss, slope = (part[0, ..., number][present] for part in (maps.loss, maps.fp_slope))
-        result[name] = {
+    rows = []
+    for number in range(maps.present.shape[-1]):
+        present, others, slope, loss = (
+            part[0, ..., number] for part in (maps.present, maps.others, maps.fp_slope, maps.loss)
+        )
+        row = {
             "present": int(present.sum()),
-            "mean_loss": float(loss.mean()) if loss.size else None,
-            "rewarding_false_positives": int((slope < 0).sum()),
+            "mean_loss": float(loss[present].mean()) if present.any() else None,
+            "rewarding_false_positives": int(np.sum(present & (others > 0) & (slope < 0))),
         }
+        rows.append(row)
     critical = critical_share(a=config.a, b=config.b) if config.adaptive_gradient == "through" else None
-    background = result.pop("background")
+    grid = maps.present.shape[1:-1]
+    sides = [
+        [stop - start for start, stop in bounds] for bounds in region_bounds(scene.case.labels.shape[1:], grid=grid)
+    ]
     return {
-        "grid": list(maps.present.shape[1:-1]),
+        "grid": list(grid),
+        "sides": [[min(side), max(side)] for side in sides],
         "critical_share": critical,
-        "background": background,
-        "organs": result,
+        "background": rows[0],
+        "organs": dict(zip(scene.case.organs, rows[1:], strict=True)),
     }
 
 
-def _worst(maps: RegionMaps) -> int:
-    """The organ with the highest mean loss over the regions that have it."""
+def worst_organ(scene: Scene, maps: RegionMaps) -> int:
+    """Finds the organ to look at.
+
+    Returns:
+        The number of the organ with the highest mean loss over the regions that have it, among those whose prediction
+        overlaps their reference if there are any: of an organ that was missed whole, all regions look alike.
+    """
     axes = tuple(range(1, maps.loss.ndim - 1))
-    counted = maps.present.sum(axes)[0, 1:]
-    means = np.where(maps.present, maps.loss, 0).sum(axes)[0, 1:] / np.maximum(counted, 1)
-    return 1 + int(np.argmax(np.where(counted > 0, means, -1)))
+    regions = maps.present.sum(axes)[0, 1:]
+    means = np.where(maps.present, maps.loss, 0).sum(axes)[0, 1:] / np.maximum(regions, 1)
+    met = np.array([np.any(mask & (scene.prediction == number)) for number, mask in enumerate(classes(scene))])[1:]
+    return 1 + int(np.argmax(np.where(regions > 0, means, -1) + 2 * met))
 
 
-def _picture(scene: Scene) -> Picture:
-    return Picture(
-        image=canonical(scene.image).array,
-        reference=canonical(scene.reference).array,
-        predictions=(scene.shown(scene.prediction, "nearest"),),
-        spacing=canonical(scene.image).geometry.spacing,
-        window=scene.window,
-    )
-
-
-def _gradient_figure(scene: Scene, pulls: Mapping[str, Pull], shares: Mapping[str, Any]) -> Any:
+def density(scene: Scene, pull: Pull) -> np.ndarray:
+    """Returns the part of an objective's gradient that lies in a voxel, in % per ml, or per voxel of bare arrays."""
     volume = float(np.prod(scene.grid.spacing)) / (1000 if scene.unit == "mm" else 1)
+    return pull.norm * (100 / (float(pull.norm.sum(dtype=np.float64)) or 1.0) / volume)
+
+
+def _gradient_figure(scene: Scene, pulls: Mapping[str, Pull], rows: Mapping[str, Any]) -> Any:
     densities, notes = {}, {}
     for name, pull in pulls.items():
-        density = pull.norm * (100 / (float(pull.norm.sum()) or 1.0) / volume)
-        densities[TITLES[name]] = scene.shown(density.astype(np.float32), "linear")
-        notes[TITLES[name]] = f"{shares[name]['share']['near_boundary']:.0%} at a boundary ({MARGIN:g} {scene.unit})"
-    return gradient_figure(_picture(scene), scene.case.organs, densities, notes, scene.unit)
+        near = rows[name]["share"]["places"]["near_boundary"]
+        densities[TITLES[name]] = scene.shown(density(scene, pull).astype(np.float32), "linear")
+        notes[TITLES[name]] = f"{near:.0%} at a boundary ({MARGIN:g} {scene.unit})"
+    return gradient_figure(picture_of(scene), scene.case.organs, densities, notes, scene.unit)
+
+
+def region_panels(config: LossConfig, maps: RegionMaps, organ: int) -> list[RegionPanel]:
+    """Chooses what is drawn of an organ's regions.
+
+    Args:
+        config: penalties and mode; where it skips absent classes, their regions have no value.
+        maps: of the first sample of which panels are made.
+        organ: its class.
+
+    Returns:
+        Eight panels whose values are those of the regions, `[*grid]`, NaN where there is none: errors below half a
+        voxel, and weights of false positives in regions that the organ fills.
+    """
+    one = {name: values[0, ..., organ] for name, values in maps.arrays().items()}
+    a, b = config.a, config.b
+    fp, fn, present = one["false_positives"], one["false_negatives"], one["present"]
+    taken = present | (config.absent == "count")
+    errors = (0.0, float(max(fp.max(), fn.max())) or 1.0)
+    slopes = (a - b, a + b) if config.adaptive_gradient == "through" else (a, a + b)
+
+    def panel(title: str, values: np.ndarray, where: np.ndarray, limits: Any, signed: bool = False) -> RegionPanel:
+        return RegionPanel(title, np.where(where, values, np.nan), limits, signed)
+
+    return [
+        panel("false positives FP, voxels", fp, fp > LEAST_ERROR, errors),
+        panel(r"penalty $\alpha$ on FP", one["alpha"], taken, (a, a + b)),
+        panel("effective weight of FP", one["fp_slope"], taken & (one["others"] > 0), slopes, True),
+        panel("loss of the region", one["loss"], taken, (0, 1)),
+        panel("false negatives FN, voxels", fn, fn > LEAST_ERROR, errors),
+        panel(r"penalty $\beta$ on FN", one["beta"], taken, (a, a + b)),
+        panel("effective weight of FN", one["fn_slope"], taken, slopes, True),
+        panel("regions with the organ", present.astype(np.float32), present, None),
+    ]
 
 
 def _regions_figure(scene: Scene, config: LossConfig, maps: RegionMaps, organ: int) -> Any:
-    present = maps.present[0, ..., organ]
-    a, b = config.a, config.b
-
-    def panel(
-        title: str, values: np.ndarray, limits: tuple[float, float] | None, where: np.ndarray | bool | None = None
-    ) -> RegionPanel:
-        """Where nothing else is said, regions that the loss skips have no value."""
-        where = (present | (config.absent == "count")) if where is None else where
-        return RegionPanel(title, _of_regions(scene, np.where(where, values[0, ..., organ], np.nan)), limits)
-
-    fp, fn = maps.false_positives, maps.false_negatives
-    errors = (0.0, float(max(fp[..., organ].max(), fn[..., organ].max())) or 1.0)
-    slopes = (a - b, a + b) if config.adaptive_gradient == "through" else (a, a + b)
-    panels = [
-        panel("false positives FP, voxels", fp, errors, fp[0, ..., organ] > LEAST_ERROR),
-        panel(r"penalty $\alpha$ on FP", maps.alpha, (a, a + b)),
-        panel("effective weight of FP", maps.fp_slope, slopes),
-        panel("loss of the region", maps.loss, (0, 1)),
-        panel("false negatives FN, voxels", fn, errors, fn[0, ..., organ] > LEAST_ERROR),
-        panel(r"penalty $\beta$ on FN", maps.beta, (a, a + b)),
-        panel("effective weight of FN", maps.fn_slope, slopes),
-        panel("regions with the organ", maps.present.astype(np.float32), None, present),
-    ]
-    picture, name = _picture(scene), scene.case.organs[organ - 1]
-    numbers = _of_regions(scene, np.arange(present.size).reshape(present.shape))
-    return regions_figure(picture, organ, name, panels, numbers, _fullest_plane(picture, organ), scene.unit)
+    panels = [replace(part, values=_of_regions(scene, part.values)) for part in region_panels(config, maps, organ)]
+    picture, name = picture_of(scene), scene.case.organs[organ - 1]
+    grid = maps.present.shape[1:-1]
+    numbers = _of_regions(scene, np.arange(np.prod(grid)).reshape(grid))
+    return regions_figure(picture, organ, name, panels, numbers, fullest_plane(picture, organ), scene.unit)
 
 
 def _of_regions(scene: Scene, values: np.ndarray) -> np.ndarray:
@@ -362,12 +363,10 @@ def _of_regions(scene: Scene, values: np.ndarray) -> np.ndarray:
     return scene.shown(voxels, "nearest", np.nan)
 
 
-def _fullest_plane(picture: Picture, organ: int) -> str:
-    """The plane in which a slice shows most of an organ, in mm²."""
-    mask = picture.reference == organ
-    area = np.prod(picture.spacing) / np.array(picture.spacing)
-    counts = [mask.sum(others).max() for others in ((1, 2), (0, 2), (0, 1))]
-    return PLANES[int(np.argmax(counts * area))] if picture.image.shape[0] > 1 else PLANES[0]
+def region_errors(maps: RegionMaps) -> tuple[np.ndarray, np.ndarray]:
+    """Returns FP and FN, `[n]` each, of the first sample's pairs of region and organ in which both can be made."""
+    pairs = (maps.present & (maps.others > 0))[0, ..., 1:]
+    return maps.false_positives[0, ..., 1:][pairs], maps.false_negatives[0, ..., 1:][pairs]
 
 
 def _phase_figure(config: LossConfig, maps: RegionMaps) -> Any:
@@ -378,6 +377,4 @@ def _phase_figure(config: LossConfig, maps: RegionMaps) -> Any:
         plane = phase_diagram(a=a, b=b, adaptive_gradient=mode)
         along = np.stack(effective_weights(1 - share, share, a=a, b=b, adaptive_gradient=mode))
         modes.append(Weights(mode, plane.false_positives, plane.fp_slope, plane.fn_slope, share, along))
-    organs = maps.present[0, ..., 1:]
-    regions = tuple(part[0, ..., 1:][organs] for part in (maps.false_positives, maps.false_negatives))
-    return phase_figure(modes, (regions[0], regions[1]), critical_share(a=a, b=b))
+    return phase_figure(modes, region_errors(maps), critical_share(a=a, b=b))

@@ -7,6 +7,7 @@ from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
+from scipy import ndimage
 
 from ars_jax.data.labels import checked_labels, read_json
 from ars_jax.data.layouts import Case as StoredCase
@@ -18,9 +19,13 @@ from ars_jax.errors import UserError
 from ars_jax.laboratory.cases import Case, from_npz, from_phantom
 from ars_jax.losses import marginal_logits
 from ars_jax.predict import Network, predict_logits
-from ars_jax.report.overlays import display_window
+from ars_jax.report.overlays import PLANES, Picture, display_window
 
 CT_WINDOW = (-200.0, 400.0)
+MARGIN = 3.0
+"""Distance from a boundary, in mm, or voxels where only arrays were given, within which gradient is counted."""
+MOST_ORGANS = 255
+"""Class numbers of references and predictions are stored in one byte."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,13 @@ def from_case(case: Case) -> Scene:
 
     Returns:
         The scene.
+
+    Raises:
+        UserError: more than 255 organs.
     """
+    if len(case.organs) > MOST_ORGANS:
+        found, wanted = f"{len(case.organs)} organs", f"at most {MOST_ORGANS}"
+        raise UserError(case.source, found=found, wanted=wanted, fix="leave some classes out")
     space = case.labels.shape[1:]
     z, y, x = (1, *space) if len(space) == 2 else space
     grid = case.geometry or Geometry((z, y, x), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
@@ -110,8 +121,78 @@ def from_run(network: Network, stored: StoredCase, labels: Mapping[str, int], so
         raise UserError(source, found=found, wanted="finite logits", fix=fix)
     if not drawn.all():
         logits = np.asarray(marginal_logits(jnp.asarray(logits), jnp.asarray(drawn)))
-    case = Case(logits, label[None], plan.labels, image=array, geometry=grid, source=source)
+    case = Case(logits, label[None], plan.labels, image=array, geometry=grid, source=source, canvas=plan.canvas)
     return Scene(case, grid, image, reference, display_window(image.array, plan))
+
+
+def places(scene: Scene) -> dict[str, np.ndarray]:
+    """Finds parts of the volume: near a boundary of the reference, and wrongly predicted.
+
+    Returns:
+        Masks `[z, y, x]` by name; voxels that the case leaves out are in none.
+    """
+    where = counted(scene)
+    labels = scene.case.labels[0].reshape(scene.grid.shape)
+    near = near_boundary(labels, scene.grid.spacing, where=where)
+    return {"near_boundary": near & where, "wrong": (scene.prediction != labels) & where}
+
+
+def classes(scene: Scene) -> list[np.ndarray]:
+    """Returns each class's part of the volume as a mask `[z, y, x]`, without voxels that the case leaves out."""
+    where, labels = counted(scene), scene.case.labels[0].reshape(scene.grid.shape)
+    return [(labels == number) & where for number in range(1 + len(scene.case.organs))]
+
+
+def counted(scene: Scene) -> np.ndarray:
+    """Returns the voxels `[z, y, x]` that take part in sums."""
+    where = scene.case.where
+    return np.ones(scene.grid.shape, bool) if where is None else where[0].reshape(scene.grid.shape)
+
+
+def near_boundary(
+    labels: np.ndarray, spacing: tuple[float, ...], margin: float = MARGIN, where: np.ndarray | None = None
+) -> np.ndarray:
+    """Finds the voxels that lie within a distance of a boundary between labels.
+
+    Args:
+        labels: `[z, y, x]`.
+        spacing: z, y, x.
+        margin: largest distance, in the unit of the spacing, between a voxel's centre and that of a voxel that has a
+            neighbour of another label.
+        where: `[z, y, x]`; voxels where it is false have no label, and so no boundary.
+
+    Returns:
+        bool `[z, y, x]`.
+    """
+    edge = np.zeros(labels.shape, bool)
+    where = np.ones(labels.shape, bool) if where is None else where
+    for axis in range(labels.ndim):
+        line, known, values = (np.moveaxis(part, axis, 0) for part in (edge, where, labels))
+        differs = (values[1:] != values[:-1]) & known[1:] & known[:-1]
+        line[:-1] |= differs
+        line[1:] |= differs
+    if not edge.any():
+        return edge
+    return np.asarray(ndimage.distance_transform_edt(~edge, spacing)) <= margin
+
+
+def picture_of(scene: Scene) -> Picture:
+    """Makes what figures draw: image, reference and prediction in canonical orientation."""
+    return Picture(
+        image=canonical(scene.image).array,
+        reference=canonical(scene.reference).array,
+        predictions=(scene.shown(scene.prediction, "nearest"),),
+        spacing=canonical(scene.image).geometry.spacing,
+        window=scene.window,
+    )
+
+
+def fullest_plane(picture: Picture, organ: int) -> str:
+    """Finds the plane in which a slice shows most of an organ's reference, in mm²."""
+    mask = picture.reference == organ
+    area = np.prod(picture.spacing) / np.array(picture.spacing)
+    counts = [mask.sum(others).max() for others in ((1, 2), (0, 2), (0, 1))]
+    return PLANES[int(np.argmax(counts * area))] if picture.image.shape[0] > 1 else PLANES[0]
 
 
 def scene_of_arrays(arrays: Path | None, seed: int, **named: object) -> Scene:

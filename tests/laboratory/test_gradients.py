@@ -17,9 +17,28 @@ from ars_jax.config import LossConfig
 from ars_jax.data.layouts import Case as StoredCase
 from ars_jax.data.volumes import Geometry, Volume, canonical, mismatches, read_geometry, read_volume, write_volume
 from ars_jax.errors import UserError
+from ars_jax.gradients.maps import RegionMaps, region_maps
 from ars_jax.laboratory.cases import Case
-from ars_jax.laboratory.gradients import near_boundary, render, study, with_options
-from ars_jax.laboratory.scenes import from_case, from_run, stored_case
+from ars_jax.laboratory.gradients import (
+    Pull,
+    density,
+    region_errors,
+    region_panels,
+    render,
+    study,
+    with_options,
+    worst_organ,
+)
+from ars_jax.laboratory.scenes import (
+    Scene,
+    from_case,
+    from_run,
+    fullest_plane,
+    near_boundary,
+    picture_of,
+    places,
+    stored_case,
+)
 from tests.data.synthetic import LABELS, ORIENTATIONS, PLAN, ct, grid
 from tests.losses.cases import SPACE, random_case, random_mask
 from tests.realdata import real_data
@@ -60,16 +79,16 @@ def test_what_is_measured_adds_up(tmp_path: Path) -> None:
     regional = losses.region_specific(x, y, where=where, grid=2, reduction="class_mean")
     assert summary["objectives"]["region_specific"]["value"] == pytest.approx(float(regional), rel=1e-5)
     wrong = case.logits[0].argmax(-1) != case.labels[0]
-    assert measured["share"]["wrong"] == pytest.approx(norm[wrong].sum() / norm.sum(), rel=1e-4)
+    assert measured["share"]["places"]["wrong"] == pytest.approx(norm[wrong].sum() / norm.sum(), rel=1e-4)
     for row in (summary["volume"], *summary["objectives"].values()):
-        assert sum(row["share"][name] for name in ("background", "One", "Two")) == pytest.approx(1)
+        assert row["share"]["background"] + sum(row["share"]["organs"].values()) == pytest.approx(1)
     volume = read_volume(tmp_path / "out" / "gradient_baseline.nii.gz")
     np.testing.assert_allclose(volume.array, norm, rtol=1e-3, atol=1e-7)
     with np.load(tmp_path / "out" / "regions.npz", allow_pickle=False) as maps:
         assert maps["classes"].tolist() == ["background", "One", "Two"]
         assert maps["fp_slope"].shape == (1, 2, 2, 2, 3)
         present = int(maps["present"][..., 1:].sum())
-        rewarding = int((maps["fp_slope"] < 0)[maps["present"]].sum())
+        rewarding = int((maps["fp_slope"] < 0)[maps["present"] & (maps["others"] > 0)].sum())
     regions = summary["regions"]
     assert present == sum(row["present"] for row in regions["organs"].values())
     every = [regions["background"], *regions["organs"].values()]
@@ -94,6 +113,157 @@ def test_a_boundary_is_where_labels_differ() -> None:
         assert np.flatnonzero(near.all((0, 1))).tolist() == list(columns)
         assert (near.any((0, 1)) == near.all((0, 1))).all()
     assert not near_boundary(np.zeros((3, 3, 3)), spacing).any()
+
+
+def boxes(organs: tuple[str, ...] = ("One", "Two"), where: np.ndarray | None = None) -> Scene:
+    """Eight regions of 2 x 3 x 4: the first organ fills the first one, the second has two voxels, never predicted."""
+    labels = np.zeros((1, 4, 6, 8), np.int32)
+    labels[0, :2, :3, :4] = 1
+    labels[0, 3, 5, 4:6] = 2
+    predicted = labels[0].copy()
+    predicted[0, :2, :4] = 0
+    predicted[predicted == 2] = 0
+    predicted[2, :3, :2] = 1
+    logits = 8 * np.eye(3, dtype=np.float32)[predicted][None]
+    return from_case(Case(logits, labels, organs, where=where))
+
+
+def test_only_where_another_class_is_are_false_positives_rewarded(tmp_path: Path) -> None:
+    """An organ that fills its region has errors there that can only be FN, beyond the critical share all the same."""
+    scene = boxes()
+    maps = region_maps(scene.case.logits, scene.case.labels, grid=2)
+    assert maps.others[0, 0, 0, 0].tolist() == [24, 0, 24]
+    assert maps.others[0, 1, 1, 1].tolist() == [2, 24, 22]
+    assert maps.fp_slope[0, 0, 0, 0, 1] < 0
+    assert maps.fp_slope[0, 1, 1, 1, 2] < 0
+    summary = study(scene, LossConfig(grid=2), tmp_path)
+    rewarding = {name: row["rewarding_false_positives"] for name, row in summary["regions"]["organs"].items()}
+    assert rewarding == {"One": 0, "Two": 1}
+    assert [part.tolist() for part in region_errors(maps)] == [
+        [maps.false_positives[0, 1, 1, 1, 2]],
+        [maps.false_negatives[0, 1, 1, 1, 2]],
+    ]
+    panels = region_panels(LossConfig(grid=2), maps, 1)
+    weight = next(panel.values for panel in panels if panel.title == "effective weight of FP")
+    assert np.isnan(weight).all()
+    assert summary["regions"]["sides"] == [[2, 2], [3, 3], [4, 4]]
+    assert "2 x 2 x 2 regions of 2 x 3 x 4 voxels" in str(render(summary).title)
+
+
+def test_places_hold_only_voxels_that_count(tmp_path: Path) -> None:
+    """Half of the volume is left out, and every part is one of the other half."""
+    where = np.zeros((1, 4, 6, 8), bool)
+    where[:, :2] = True
+    scene = boxes(("wrong", "background"), where)
+    share = study(scene, LossConfig(grid=2), tmp_path)["volume"]["share"]
+    near = near_boundary(scene.case.labels[0, :2], (1.0, 1.0, 1.0))
+    assert share["places"] == {"near_boundary": near.mean(), "wrong": 8 / 96}
+    assert share["background"] == 72 / 96
+    assert share["organs"] == {"wrong": 24 / 96, "background": 0}
+    assert not any(mask[2:].any() for mask in places(scene).values())
+
+
+def test_organs_named_like_places_overwrite_none(tmp_path: Path) -> None:
+    plain, odd = (
+        study(boxes(names), LossConfig(grid=2), tmp_path) for names in (("One", "Two"), ("wrong", "background"))
+    )
+    for part in ("volume", "baseline"):
+        one, other = ({**summary["objectives"], "volume": summary["volume"]}[part]["share"] for summary in (plain, odd))
+        assert (one["places"], one["background"]) == (other["places"], other["background"])
+        assert list(one["organs"].values()) == list(other["organs"].values())
+    assert plain["regions"]["background"] == odd["regions"]["background"]
+    assert list(plain["regions"]["organs"].values()) == list(odd["regions"]["organs"].values())
+
+
+def by_hand(**fields: np.ndarray) -> RegionMaps:
+    """Maps of two regions and three classes, every field another number."""
+    shape = (1, 2, 1, 1, 3)
+    names = ("false_positives", "false_negatives", "alpha", "beta", "fp_slope", "fn_slope", "loss")
+    values = {name: np.arange(6.0).reshape(shape) + 10 * (1 + place) for place, name in enumerate(names)}
+    return RegionMaps(**{**values, "present": np.ones(shape, bool), "others": np.ones(shape), **fields})
+
+
+def test_every_panel_shows_the_quantity_that_it_names() -> None:
+    """Class 2 has entries 2 and 5 of every map; a region without it has none but errors."""
+    present = np.ones((1, 2, 1, 1, 3), bool)
+    present[0, 1, 0, 0, 2] = False
+    shown = {panel.title: panel for panel in region_panels(LossConfig(), by_hand(present=present), 2)}
+    nan = np.nan
+    expected = {
+        "false positives FP, voxels": [12, 15],
+        "false negatives FN, voxels": [22, 25],
+        r"penalty $\alpha$ on FP": [32, nan],
+        r"penalty $\beta$ on FN": [42, nan],
+        "effective weight of FP": [52, nan],
+        "effective weight of FN": [62, nan],
+        "loss of the region": [72, nan],
+        "regions with the organ": [1, nan],
+    }
+    assert shown.keys() == expected.keys()
+    for title, values in expected.items():
+        np.testing.assert_array_equal(shown[title].values.ravel(), values, err_msg=title)
+    assert {title for title, panel in shown.items() if panel.signed} == {
+        title for title in expected if "weight" in title
+    }
+    assert shown["false positives FP, voxels"].limits == (0, 25)
+    counted = region_panels(LossConfig(absent="count"), by_hand(present=present), 2)
+    np.testing.assert_array_equal(counted[1].values.ravel(), [32, 35])
+
+
+def test_dots_stand_at_false_positives_and_false_negatives() -> None:
+    fp, fn = region_errors(by_hand())
+    assert (fp.tolist(), fn.tolist()) == ([11, 12, 14, 15], [21, 22, 24, 25])
+
+
+def test_the_worst_organ_is_the_one_with_the_highest_loss_that_was_met() -> None:
+    """The second organ was missed whole: it is taken only where no organ was met."""
+    scene = boxes()
+    loss = np.zeros((1, 2, 1, 1, 3))
+    loss[..., 1:] = (0.5, 1.0)
+    assert worst_organ(scene, by_hand(loss=loss)) == 1
+    case = scene.case
+    met = from_case(replace(case, logits=8 * np.eye(3, dtype=np.float32)[case.labels]))
+    assert worst_organ(met, by_hand(loss=loss)) == 2
+    assert worst_organ(met, by_hand(loss=loss[..., [0, 2, 1]])) == 1
+    missed = from_case(replace(case, logits=np.zeros_like(case.logits)))
+    assert worst_organ(missed, by_hand(loss=loss)) == 2
+    absent = np.ones(loss.shape, bool)
+    absent[..., 2] = False
+    assert worst_organ(missed, by_hand(loss=loss, present=absent)) == 1
+
+
+def test_densities_add_up_to_all_of_the_gradient() -> None:
+    """In % per ml where the grid has a length, else per voxel."""
+    pull = Pull(1.0, np.random.default_rng(0).random((4, 6, 8)))
+    scene = boxes()
+    assert density(scene, pull).sum() == pytest.approx(100)
+    metric = replace(scene, unit="mm", grid=Geometry((4, 6, 8), (5.0, 4.0, 10.0), (0.0, 0.0, 0.0)))
+    assert density(metric, pull).sum() * 0.2 == pytest.approx(100)
+    np.testing.assert_allclose(density(scene, pull), 100 * pull.norm / pull.norm.sum())
+
+
+def test_the_plane_with_most_of_an_organ_is_drawn() -> None:
+    """The first organ fills 3 x 4 voxels of an axial slice, 2 x 4 of a coronal and 2 x 3 of a sagittal one."""
+    picture = picture_of(boxes())
+    assert fullest_plane(picture, 1) == "axial"
+    assert fullest_plane(replace(picture, spacing=(9.0, 1.0, 1.0)), 1) == "coronal"
+    assert fullest_plane(replace(picture, spacing=(9.0, 9.0, 1.0)), 1) == "sagittal"
+
+
+def test_more_organs_than_a_byte_counts_are_refused() -> None:
+    case = Case(np.zeros((1, 2, 2, 2, 257), np.float32), np.zeros((1, 2, 2, 2), np.int32), ("organ",) * 256)
+    with pytest.raises(UserError, match="found 256 organs; wanted at most 255"):
+        from_case(case)
+    from_case(replace(case, logits=case.logits[..., :256], organs=case.organs[:255]))
+
+
+def test_a_boundary_needs_two_labels_that_count() -> None:
+    labels = np.zeros((2, 2, 6), np.uint8)
+    labels[..., 3:] = 1
+    where = np.ones(labels.shape, bool)
+    where[..., 3] = False
+    assert near_boundary(labels, (1.0, 1.0, 1.0), 0.0).any()
+    assert not near_boundary(labels, (1.0, 1.0, 1.0), 0.0, where).any()
 
 
 def on_disk(folder: Path, name: str, direction: np.ndarray) -> StoredCase:
@@ -172,6 +342,10 @@ def test_options_change_what_they_name() -> None:
     case, config = arrays(), LossConfig(grid=None, region_size=3, a=0.2)
     assert with_options(config, case) == config
     assert with_options(config, case, whole_grid=True).grid == SPACE
+    trained = replace(case, canvas=(4, 6, 4))
+    assert with_options(LossConfig(grid=2), trained).grid == (4, 2, 2)
+    assert with_options(LossConfig(grid=2), trained, grid=2).grid == (2, 2, 2)
+    assert with_options(config, trained) == config
     changed = with_options(config, case, grid=2, b=0.1, adaptive_gradient="stop")
     assert changed == replace(config, grid=(2, 2, 2), region_size=None, b=0.1, adaptive_gradient="stop")
     for a, b in ((-0.1, 0.4), (0.0, 0.0), (0.3, float("nan"))):
