@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ars_jax.losses.regions import RegionMap, region_bounds
+from ars_jax.losses.statistics import check_shapes
 
 Array = NDArray[np.float64]
 Division = int | Sequence[int] | None
@@ -86,7 +87,7 @@ def voxels_of(logits: ArrayLike, labels: ArrayLike, where: ArrayLike | None, fro
     """
     x, labels = np.asarray(logits, np.float64), np.asarray(labels)
     counted = np.ones(x.shape[:-1], bool) if where is None else np.asarray(where)
-    _check_shapes(x, labels, counted)
+    check_shapes(x, labels, counted, None)
     counted = counted.astype(bool)
     x = np.where(counted[..., None], x, 0)
     g = labels if labels.ndim == x.ndim else labels[..., None] == np.arange(x.shape[-1])
@@ -203,16 +204,3 @@ def spread(slopes: Slopes, regions: Regions, p: Array, g: Array) -> tuple[Array,
 
     by_i, by_p, by_p2, by_q, by_e = map(at_voxels, slopes)
     return by_p + g * by_i + 2 * p * (by_p2 + g * by_q), -g * by_e
-
-
-def _check_shapes(logits: Array, labels: NDArray[Any], where: NDArray[Any]) -> None:
-    if logits.ndim not in (4, 5):
-        raise ValueError(f"logits must be [b, z, y, x, c] or [b, y, x, c]; their shape is {logits.shape}")
-    if labels.shape not in (logits.shape, logits.shape[:-1]):
-        raise ValueError(f"labels of shape {labels.shape} do not fit logits of shape {logits.shape}")
-    if labels.ndim < logits.ndim and labels.dtype.kind not in "biu":
-        raise ValueError(f"labels of shape {labels.shape} must be integers; their type is {labels.dtype}")
-    if where.shape != logits.shape[:-1] or where.dtype.kind not in "biu":
-        raise ValueError(
-            f"where {where.dtype} {where.shape} must be true or false for each of {logits.shape[:-1]} voxels"
-        )

@@ -6,6 +6,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ars_jax.losses.regions import (
     Bounds,
@@ -15,6 +16,8 @@ from ars_jax.losses.regions import (
     sum_over_map,
     sum_over_regions,
 )
+
+Array = jax.Array | np.ndarray
 
 SLAB_ELEMENTS = {"cpu": 2**19, "other": 2**22}
 """Logits per slab of the pass. On a CPU a slab's temporaries then stay in its cache (0.31 s beside 0.41 s with slabs
@@ -249,7 +252,7 @@ def _one_hot(labels: jax.Array, x: jax.Array) -> jax.Array:
     return (labels[..., None] == classes).astype(x.dtype)
 
 
-def check_shapes(logits: jax.Array, labels: jax.Array, where: jax.Array | None, region_map: RegionMap | None) -> None:
+def check_shapes(logits: Array, labels: Array, where: Array | None, region_map: RegionMap | None) -> None:
     """Raises a ValueError for arguments of `overlap_statistics` whose shapes or types do not fit together."""
     if logits.ndim not in (4, 5):
         raise ValueError(f"logits must be [b, z, y, x, c] or [b, y, x, c]; their shape is {logits.shape}")
