@@ -1,4 +1,4 @@
-"""Writing files whole or not at all."""
+"""Reading JSON, and writing files whole or not at all."""
 
 import json
 import os
@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -37,6 +38,30 @@ def written_atomically(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def read_json(path: Path) -> Any:
+    """Reads a JSON file.
+
+    Args:
+        path: UTF-8 text.
+
+    Returns:
+        What it holds.
+
+    Raises:
+        UserError: missing, not text or not JSON; with the line.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        found = (error.strerror or str(error)).lower()
+        raise UserError(path, found=found, wanted="a JSON file", fix="check the path and your rights") from error
+    except json.JSONDecodeError as error:
+        found = f"{error.msg.lower()} in column {error.colno}"
+        raise UserError(f"{path}, line {error.lineno}", found=found, wanted="JSON", fix="correct the line") from error
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise UserError(path, found="not JSON text", wanted="JSON in UTF-8", fix="save it as UTF-8") from error
 
 
 def write_json(path: Path, content: object) -> None:

@@ -1,6 +1,5 @@
 """What the values in label files mean: tables of organs, label maps as channel numbers, masks."""
 
-import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,30 +28,6 @@ BTCV_LABELS = {
 _UNKNOWN = 255
 _MAX_ORGANS = 254
 _MAX_VALUE = 65535
-
-
-def read_json(path: Path) -> Any:
-    """Reads a JSON file.
-
-    Args:
-        path: UTF-8 text.
-
-    Returns:
-        What it holds.
-
-    Raises:
-        UserError: missing, not text or not JSON; with the line.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        found = (error.strerror or str(error)).lower()
-        raise UserError(path, found=found, wanted="a JSON file", fix="check the path and your rights") from error
-    except json.JSONDecodeError as error:
-        found = f"{error.msg.lower()} in column {error.colno}"
-        raise UserError(f"{path}, line {error.lineno}", found=found, wanted="JSON", fix="correct the line") from error
-    except (UnicodeDecodeError, RecursionError) as error:
-        raise UserError(path, found="not JSON text", wanted="JSON in UTF-8", fix="save it as UTF-8") from error
 
 
 def checked_labels(thing: str | Path, labels: Any) -> dict[str, int]:

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from ars_jax.data.labels import BTCV_LABELS, channel_numbers, checked_labels, mask_voxels, read_json
+from ars_jax.data.labels import BTCV_LABELS, channel_numbers, checked_labels, mask_voxels
 from ars_jax.data.volumes import READABLE, Geometry, Volume, mismatches, read_volume
 from ars_jax.errors import UserError
+from ars_jax.files import read_json
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import ndimage
 
-from ars_jax.data.labels import checked_labels, read_json
+from ars_jax.data.labels import checked_labels
 from ars_jax.data.layouts import Case as StoredCase
 from ars_jax.data.layouts import Dataset
 from ars_jax.data.plan import Plan
 from ars_jax.data.prepare import prepare_image, read_case_label
 from ars_jax.data.volumes import READABLE, Geometry, Volume, canonical, mismatches, read_volume, resample
 from ars_jax.errors import UserError
+from ars_jax.files import read_json
 from ars_jax.laboratory.cases import Case, from_npz, from_phantom
 from ars_jax.losses import marginal_logits
 from ars_jax.predict import Network, predict_logits
