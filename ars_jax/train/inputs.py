@@ -10,9 +10,10 @@ import numpy as np
 from ars_jax.config import Config, make_plan
 from ars_jax.data.augment import X_AXIS, Augmentation
 from ars_jax.data.cache import cache_key, load_sample
-from ars_jax.data.layouts import Case, Dataset, find_dataset, split_cases
+from ars_jax.data.layouts import Case, Dataset, find_dataset
 from ars_jax.data.plan import Plan, Sample, read_plan
 from ars_jax.data.prepare import complete_plan, prepare_dataset
+from ars_jax.data.splits import split_cases
 from ars_jax.errors import UserError
 from ars_jax.files import read_json, write_json
 from ars_jax.models import STRIDE
