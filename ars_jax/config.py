@@ -9,7 +9,16 @@ import yaml
 from ars_jax.data.plan import Plan
 from ars_jax.errors import UserError
 
-Objective = Literal["cross_entropy", "dice", "baseline", "baseline+rs", "baseline+ars"]
+Objective = Literal[
+    "cross_entropy",
+    "dice",
+    "baseline",
+    "baseline+rs",
+    "baseline+ars",
+    "focal_tversky",
+    "generalized_dice",
+    "sensitivity_specificity",
+]
 
 Sides = tuple[int, int, int]
 
@@ -109,7 +118,8 @@ class LossConfig:
     """The objective; see ars_jax.losses.
 
     Args:
-        objective: one of the paper's five; baseline is Dice plus cross-entropy, rs and ars add a regional term.
+        objective: one of the paper's five (baseline is Dice plus cross-entropy, rs and ars add a regional term), or one
+            of the three that it compares with, alone.
         region_weight: weight of the regional term beside the baseline, which the paper does not give.
         cross_entropy_weight: weight of the cross-entropy, the paper's lambda, which it does not give.
         cross_entropy_reduction: mean over voxels, or the paper's literal sum.
@@ -121,6 +131,10 @@ class LossConfig:
         absent: skip pairs of region and class without reference, or count them.
         reduction: of the regional term over regions and classes.
         eps: smoothing in voxels.
+        fp_weight: penalty of false positives in focal_tversky.
+        fn_weight: penalty of false negatives in focal_tversky.
+        gamma: of focal_tversky, whose power is 1 / gamma.
+        sensitivity_weight: r of sensitivity_specificity.
     """
 
     objective: Objective = "baseline+ars"
@@ -135,6 +149,10 @@ class LossConfig:
     absent: Literal["skip", "count"] = "skip"
     reduction: Literal["sum", "mean", "class_mean"] = "class_mean"
     eps: float = 1e-7
+    fp_weight: float = 0.3
+    fn_weight: float = 0.7
+    gamma: float = 4 / 3
+    sensitivity_weight: float = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,6 +239,7 @@ def check_config(config: Config) -> None:
     """
     data, augment, model, loss = config.data, config.augment, config.model, config.loss
     optim, train = config.optim, config.train
+    fixed, total = min(loss.fp_weight, loss.fn_weight), loss.fp_weight + loss.fn_weight
     division = (loss.grid is None) != (loss.region_size is None)
     rules: tuple[tuple[str, object, bool, str], ...] = (
         ("data.validation_fraction", data.validation_fraction, 0 < data.validation_fraction < 1, "0 to 1"),
@@ -237,6 +256,9 @@ def check_config(config: Config) -> None:
         ("loss.cross_entropy_weight", loss.cross_entropy_weight, loss.cross_entropy_weight >= 0, "at least 0"),
         ("loss.a, loss.b", (loss.a, loss.b), min(loss.a, loss.b) >= 0 < loss.a + loss.b, "at least 0, not both 0"),
         ("loss.eps", loss.eps, loss.eps > 0, "above 0"),
+        ("loss.fp_weight, loss.fn_weight", (loss.fp_weight, loss.fn_weight), fixed >= 0 < total, "at least 0, not both 0"),
+        ("loss.gamma", loss.gamma, loss.gamma > 0, "above 0"),
+        ("loss.sensitivity_weight", loss.sensitivity_weight, 0 <= loss.sensitivity_weight <= 1, "0 to 1"),
         ("optim.learning_rate", optim.learning_rate, optim.learning_rate > 0, "above 0"),
         ("optim.warmup", optim.warmup, 0 <= optim.warmup < 1, "at least 0 and below 1"),
         ("optim.clip_norm", optim.clip_norm, optim.clip_norm is None or optim.clip_norm > 0, "above 0 or null"),

@@ -26,12 +26,10 @@ def make_loss(config: LossConfig) -> LossFunction:
     """
     baseline = {"dice": 1.0, "cross_entropy": config.cross_entropy_weight}
     weights = {
-        "cross_entropy": {"cross_entropy": 1.0},
-        "dice": {"dice": 1.0},
         "baseline": baseline,
         "baseline+rs": {**baseline, "region_specific": config.region_weight},
         "baseline+ars": {**baseline, "adaptive_region_specific": config.region_weight},
-    }[config.objective]
+    }.get(config.objective, {config.objective: 1.0})
     return losses.weighted_sum(
         weights,
         grid=config.grid,
@@ -43,6 +41,10 @@ def make_loss(config: LossConfig) -> LossFunction:
         reduction=config.reduction,
         cross_entropy_reduction=config.cross_entropy_reduction,
         eps=config.eps,
+        fp_weight=config.fp_weight,
+        fn_weight=config.fn_weight,
+        gamma=config.gamma,
+        sensitivity_weight=config.sensitivity_weight,
     )
 
 
