@@ -263,7 +263,8 @@ def _run_config(run: Path) -> Config:
 
 
 def _show(rows: list, title: str, out: Path | None, console: Console) -> None:
-    from ars_jax.metrics.table import render, summarise
+    from ars_jax.metrics.screen import render
+    from ars_jax.metrics.table import summarise
 
     console.print(render(summarise(rows), title))
     if out is not None:

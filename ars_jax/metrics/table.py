@@ -1,4 +1,4 @@
-"""Tables of an evaluation: one row per case and organ, their summary, and both on screen and in files."""
+"""Tables of an evaluation: one row per case and organ, their summary, and their files."""
 
 import csv
 import io
@@ -9,19 +9,23 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-from rich import box
-from rich.table import Table
 
 from ars_jax import files
 from ars_jax.errors import UserError
 from ars_jax.files import written_atomically
 from ars_jax.metrics.overlap import overlap_metrics
-from ars_jax.metrics.surface import Convention, bounding_box, check_convention, surface_metrics
+from ars_jax.metrics.surface import (
+    TOLERANCE_MM,
+    Convention,
+    bounding_box,
+    check_convention,
+    check_tolerance,
+    surface_metrics,
+)
 
 Status = Literal["ok", "miss", "false alarm", "absent", "unlabelled"]
-MEASURES = ("dsc", "recall", "precision", "hd95_mm", "asd_mm")
+MEASURES = ("dsc", "recall", "precision", "surface_dice", "hd95_mm", "asd_mm")
 """The measures of a row, in the order of every table."""
-_NARROWEST = len("±0.000")
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,9 @@ class Row:
         volume_prediction_ml: volume of the prediction, ml.
         volume_reference_ml: volume of the reference, ml; None for an unlabelled organ.
         convention: which definition of the surface distances was used.
+        surface_dice: surface Dice at the tolerance; 0 for a miss and a false alarm, None for absent and unlabelled
+            organs and in tables written before there was this measure.
+        tolerance_mm: the tolerance of the surface Dice, mm; None in such old tables.
     """
 
     case: str
@@ -54,6 +61,8 @@ class Row:
     volume_prediction_ml: float
     volume_reference_ml: float | None
     convention: Convention
+    surface_dice: float | None = None
+    tolerance_mm: float | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +92,7 @@ class Line:
         dsc: over the cases that count; a miss and a false alarm count as 0.
         recall: over the cases with a reference; a miss counts as 0.
         precision: over the cases with a prediction.
+        surface_dice: over the cases that count; a miss and a false alarm count as 0.
         hd95_mm: mm, over the cases with both masks, so read it together with `misses`.
         asd_mm: mm, over the cases with both masks.
     """
@@ -94,6 +104,7 @@ class Line:
     dsc: Statistic
     recall: Statistic
     precision: Statistic
+    surface_dice: Statistic
     hd95_mm: Statistic
     asd_mm: Statistic
 
@@ -104,12 +115,14 @@ class Summary:
 
     Args:
         convention: which definition of the surface distances was used.
+        tolerance_mm: the tolerance of the surface Dice, mm; None where there is no such measure.
         organs: one line per organ, over its cases.
         overall: the mean over organs of the organs' means (each organ weighs the same, however many cases have it);
             its `sd` is the spread between organs, its counts are sums.
     """
 
     convention: Convention
+    tolerance_mm: float | None
     organs: tuple[Line, ...]
     overall: Line
 
@@ -122,6 +135,7 @@ def evaluate_case(
     organs: Sequence[str],
     labelled: Sequence[bool] | np.ndarray | None = None,
     convention: Convention = "paper-boundary",
+    tolerance_mm: float = TOLERANCE_MM,
 ) -> list[Row]:
     """Compares a predicted label map with the reference, organ by organ.
 
@@ -133,14 +147,17 @@ def evaluate_case(
         organs: organ names in the order of their channels.
         labelled: one flag per channel, background first; False where nobody drew that organ. None means all are drawn.
         convention: which definition of the surface distances, see `ars_jax.metrics.surface`.
+        tolerance_mm: how far apart two surfaces may lie and still agree in the surface Dice.
 
     Returns:
         One row per organ, in order.
 
     Raises:
-        UserError: unlike shapes, a channel number without organ, a wrong number of flags or an unknown convention.
+        UserError: unlike shapes, a channel number without organ, a wrong number of flags, an unknown convention or a
+            tolerance below 0.
     """
     check_convention(convention)
+    check_tolerance(tolerance_mm)
     _check_maps(name, prediction, reference, organs)
     flags = [True] * (len(organs) + 1) if labelled is None else [bool(flag) for flag in labelled]
     if len(flags) != len(organs) + 1:
@@ -151,7 +168,7 @@ def evaluate_case(
     used = bounding_box((prediction != 0) | (reference != 0)) or (slice(0, 1),) * 3
     prediction, reference = prediction[used], reference[used]
     return [
-        _row(name, organ, prediction == k, reference == k if flags[k] else None, spacing, convention)
+        _row(name, organ, prediction == k, reference == k if flags[k] else None, spacing, convention, tolerance_mm)
         for k, organ in enumerate(organs, start=1)
     ]
 
@@ -181,23 +198,27 @@ def _row(
     reference: np.ndarray | None,
     spacing: tuple[float, float, float],
     convention: Convention,
+    tolerance_mm: float,
 ) -> Row:
     millilitres = float(np.prod(spacing)) / 1000.0
     if reference is None:
         volume = int(np.count_nonzero(prediction)) * millilitres
-        return Row(case, organ, "unlabelled", None, None, None, None, None, volume, None, convention)
+        return Row(
+            case, organ, "unlabelled", None, None, None, None, None, volume, None, convention, None, tolerance_mm
+        )
     overlap = overlap_metrics(prediction, reference)
-    surface = surface_metrics(prediction, reference, spacing, convention)
+    surface = surface_metrics(prediction, reference, spacing, convention, tolerance_mm)
     statuses: dict[tuple[bool, bool], Status] = {
         (True, True): "ok",
         (False, True): "miss",
         (True, False): "false alarm",
         (False, False): "absent",
     }
+    status = statuses[overlap.volume_prediction > 0, overlap.volume_reference > 0]
     return Row(
         case=case,
         organ=organ,
-        status=statuses[overlap.volume_prediction > 0, overlap.volume_reference > 0],
+        status=status,
         dsc=overlap.dsc,
         recall=overlap.recall,
         precision=overlap.precision,
@@ -206,6 +227,8 @@ def _row(
         volume_prediction_ml=overlap.volume_prediction * millilitres,
         volume_reference_ml=overlap.volume_reference * millilitres,
         convention=convention,
+        surface_dice=surface.surface_dice if surface else (None if status == "absent" else 0.0),
+        tolerance_mm=tolerance_mm,
     )
 
 
@@ -216,13 +239,13 @@ def summarise(rows: Sequence[Row]) -> Summary:
     any value of a measure is left out of that measure's mean over organs.
 
     Args:
-        rows: rows of any number of cases, all of one convention.
+        rows: rows of any number of cases, all of one convention and one tolerance.
 
     Returns:
         One line per organ in the order of first appearance, and their mean.
 
     Raises:
-        UserError: there is no row, or the rows mix conventions.
+        UserError: there is no row, or the rows mix conventions or tolerances.
     """
     conventions = sorted({row.convention for row in rows})
     if len(conventions) != 1:
@@ -232,6 +255,11 @@ def summarise(rows: Sequence[Row]) -> Summary:
             wanted="rows of one convention",
             fix="evaluate at least one case, and all of them alike",
         )
+    tolerances = {row.tolerance_mm for row in rows}
+    if len(tolerances) != 1:
+        found = "the tolerances " + ", ".join(sorted(f"{t} mm" if t is not None else "none" for t in tolerances))
+        fix = "evaluate all of them again with one --tolerance_mm"
+        raise UserError("evaluation rows", found=found, wanted="rows of one tolerance", fix=fix)
     lines = tuple(_line(organ, [r for r in rows if r.organ == organ]) for organ in dict.fromkeys(r.organ for r in rows))
     means = {measure: _statistic(getattr(line, measure).mean for line in lines) for measure in MEASURES}
     overall = Line(
@@ -241,7 +269,7 @@ def summarise(rows: Sequence[Row]) -> Summary:
         false_alarms=sum(line.false_alarms for line in lines),
         **means,
     )
-    return Summary(rows[0].convention, lines, overall)
+    return Summary(rows[0].convention, rows[0].tolerance_mm, lines, overall)
 
 
 def _line(organ: str, rows: Sequence[Row]) -> Line:
@@ -278,7 +306,9 @@ def write_csv(path: Path | str, rows: Sequence[Row]) -> None:
 
 
 def write_json(path: Path | str, rows: Sequence[Row], about: Mapping[str, str | int] | None = None) -> None:
-    """Writes rows and their summary as JSON: `{"about", "convention", "rows", "summary"}`; undefined values are null.
+    """Writes rows and their summary as JSON; undefined values are null.
+
+    The keys are `about`, `convention`, `tolerance_mm`, `units`, `rows` and `summary`.
 
     Args:
         path: file to write; replaced only when the new one is complete.
@@ -286,12 +316,13 @@ def write_json(path: Path | str, rows: Sequence[Row], about: Mapping[str, str | 
         about: what was scored, such as the data set and the checkpoint.
 
     Raises:
-        UserError: there is no row, or the rows mix conventions.
+        UserError: there is no row, or the rows mix conventions or tolerances.
     """
     summary = summarise(rows)
     content = {
         "about": dict(about or {}),
         "convention": summary.convention,
+        "tolerance_mm": summary.tolerance_mm,
         "units": {"hd95_mm": "mm", "asd_mm": "mm", "volume_prediction_ml": "ml", "volume_reference_ml": "ml"},
         "rows": [asdict(row) for row in rows],
         "summary": asdict(summary),
@@ -325,47 +356,3 @@ def read_json(path: Path | str) -> list[Row]:
         if row.status not in get_args(Status):
             raise UserError(path, found=f"status {row.status}", wanted=", ".join(get_args(Status)), fix=fix)
     return rows
-
-
-def render(summary: Summary, title: str) -> Table:
-    """Makes the table for the screen.
-
-    Args:
-        summary: what `summarise` returned.
-        title: what was evaluated.
-
-    Returns:
-        A table with mean ± sd of every measure, the counts beside them and the convention in the header.
-    """
-    table = Table(
-        title=f"{title}\nsurface distances in mm, convention {summary.convention}",
-        caption="mean ± sd over n cases; distances only where both masks exist, so read them with the misses; last "
-        "line: mean ± sd over the organs' means",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        padding=(0, 0, 0, 1),
-    )
-    table.add_column("organ", no_wrap=True)
-    table.add_column("n", justify="right", min_width=2)
-    for heading in ("DSC", "recall", "precision", "HD95 mm", "ASD mm"):
-        table.add_column(heading, justify="right", min_width=max(_NARROWEST, *map(len, heading.split())))
-    table.add_column("misses / false alarms", justify="right", min_width=len("/ false"))
-    for line in summary.organs:
-        table.add_row(*_cells(line))
-    table.add_section()
-    table.add_row(*_cells(summary.overall), style="bold")
-    return table
-
-
-def _cells(line: Line) -> list[str]:
-    digits = dict.fromkeys(MEASURES, 3) | {"hd95_mm": 2, "asd_mm": 2}
-    measures = [_mean_sd(getattr(line, measure), digits[measure]) for measure in MEASURES]
-    return [line.organ, str(line.cases), *measures, f"{line.misses} / {line.false_alarms}"]
-
-
-def _mean_sd(value: Statistic, digits: int) -> str:
-    if value.mean is None:
-        return "-"
-    mean = f"{value.mean:.{digits}f}"
-    # No space after ±: a narrow screen breaks before it and so puts the spread on a line of its own.
-    return mean if value.sd is None else f"{mean} ±{value.sd:.{digits}f}"

@@ -1,7 +1,7 @@
 """The tables of the page: per organ over all cases, and per case. The sums are `ars_jax.metrics.table`'s."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ars_jax.metrics.table import Line, Row, Statistic, Summary, summarise
@@ -20,21 +20,25 @@ class Measure:
         title: its name on the page.
         unit: "mm" for distances, else nothing.
         digits: digits after the point.
+        surface: whether it is measured between surfaces, so that values of unlike conventions cannot be compared.
     """
 
     field: str
     title: str
     unit: str
     digits: int
+    surface: bool = False
 
 
 MEASURES = (
     Measure("dsc", "DSC", "", 3),
     Measure("recall", "Recall", "", 3),
     Measure("precision", "Precision", "", 3),
-    Measure("hd95_mm", "HD95", "mm", 2),
-    Measure("asd_mm", "ASD", "mm", 2),
+    Measure("surface_dice", "Surface Dice", "", 3, surface=True),
+    Measure("hd95_mm", "HD95", "mm", 2, surface=True),
+    Measure("asd_mm", "ASD", "mm", 2, surface=True),
 )
+_HD95 = next(measure for measure in MEASURES if measure.field == "hd95_mm")
 
 
 @dataclass(frozen=True)
@@ -129,7 +133,7 @@ def _one_run(summary: Summary) -> Table:
     return Table(
         key="organs",
         title="Per organ",
-        unit=f"distances by the convention {summary.convention}",
+        unit=f"distances by the convention {summary.convention}{_tolerance([summary.tolerance_mm])}",
         corner="organ",
         columns=tuple(Column(head) for head in heads),
         entries=(*entries, Entry(summary.overall.organ, total, total=True)),
@@ -149,7 +153,8 @@ def _comparison(measure: Measure, runs: Sequence[Run], summaries: Sequence[Summa
     by_organ = [{line.organ: line for line in summary.organs} if summary else {} for summary in summaries]
     organs = dict.fromkeys([*organs_of(runs), *(organ for lines in by_organ for organ in lines)])
     conventions = sorted({summary.convention for summary in summaries if summary})
-    comparable = not measure.unit or len(conventions) == 1
+    tolerances = {summary.tolerance_mm for summary in summaries if summary}
+    comparable = not measure.surface or len(conventions) == len(tolerances) == 1
     counted = measure is MEASURES[0]
     entries = []
     for organ in organs:
@@ -159,11 +164,21 @@ def _comparison(measure: Measure, runs: Sequence[Run], summaries: Sequence[Summa
     return Table(
         key=f"organs-{measure.field}",
         title=measure.title,
-        unit=f"mm, {' and '.join(conventions)}" if measure.unit else "",
+        unit=_by_convention(measure, conventions, tolerances) if measure.surface else "",
         corner="organ",
         columns=(*(Column(run.name, index) for index, run in enumerate(runs)), *([Column("cases")] * counted)),
         entries=(*entries, Entry("mean over organs", (*overall, *([Cell("")] * counted)), total=True)),
     )
+
+
+def _by_convention(measure: Measure, conventions: Sequence[str], tolerances: Iterable[float | None]) -> str:
+    named = " and ".join(conventions)
+    return f"{measure.unit}, {named}" if measure.unit else f"{named}{_tolerance(tolerances)}"
+
+
+def _tolerance(tolerances: Iterable[float | None]) -> str:
+    known = sorted({tolerance for tolerance in tolerances if tolerance is not None})
+    return f", surface Dice at {' and '.join(f'{tolerance:g}' for tolerance in known)} mm" if known else ""
 
 
 def _cases(lines: Sequence[Line | None]) -> Cell:
@@ -243,7 +258,7 @@ def case_tables(run: Run, index: int) -> list[Table]:
 
     columns = tuple(Column(organ) for organ in organs)
     by_dsc = tuple(Entry(case, (*cells(case, MEASURES[0]), mean[case])) for case in order)
-    by_hd95 = tuple(Entry(case, cells(case, MEASURES[3])) for case in order)
+    by_hd95 = tuple(Entry(case, cells(case, _HD95)) for case in order)
     unit = f"mm, {run.evaluation.convention}"
     return [
         Table(f"cases-{index}-dsc", "DSC of every case", "worst first", "case", (*columns, Column("mean")), by_dsc),
@@ -300,14 +315,18 @@ def table_note(runs: Sequence[Run]) -> str:
     evaluated = [run.evaluation for run in runs if run.evaluation]
     cases = sorted({len(case_means(evaluation)) for evaluation in evaluated})
     conventions = sorted({evaluation.convention for evaluation in evaluated})
+    tolerances = {row.tolerance_mm for evaluation in evaluated for row in evaluation.rows}
     text = (
         f"Mean ± standard deviation over {' or '.join(map(str, cases))} case{'s' * (cases != [1])}; the last line is "
         "the mean of the organs' means ± the spread between organs. HD95 and ASD in mm by the convention "
-        f"{' and '.join(conventions)}. A miss is an organ of the reference that was not found, a false alarm one that "
-        "was invented: both count as DSC 0 but have no distance, so read distances together with them."
+        f"{' and '.join(conventions)}{_tolerance(tolerances)}. A miss is an organ of the reference that was not "
+        "found, a false alarm one that was invented: both count as DSC 0 and surface Dice 0 but have no distance, so "
+        "read distances together with them."
     )
     if len(runs) > 1:
         text += " Bold is best; in a distance only the runs with fewest misses and false alarms compete."
     if len(conventions) > 1:
         text += " The runs were evaluated by different conventions, so their distances cannot be compared."
+    if len(tolerances) > 1:
+        text += " Their surface Dice is at different tolerances and cannot be compared either."
     return text

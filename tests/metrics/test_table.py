@@ -11,8 +11,9 @@ import pytest
 from rich.console import Console
 
 from ars_jax.errors import UserError
+from ars_jax.metrics.screen import render
 from ars_jax.metrics.surface import Convention, surface_metrics
-from ars_jax.metrics.table import Row, evaluate_case, read_json, render, summarise, write_csv, write_json
+from ars_jax.metrics.table import Row, evaluate_case, read_json, summarise, write_csv, write_json
 
 ORGANS = ("Cord", "Parotid_L", "Chiasm", "Lens", "Lip")
 SPACING = (2.0, 1.0, 1.5)
@@ -56,7 +57,8 @@ def test_values_are_those_of_the_single_organ_on_the_whole_grid():
 
 def test_miss_is_zero_overlap_and_no_distance():
     miss = by_organ(rows()[:5])["Chiasm"]
-    assert (miss.dsc, miss.recall, miss.precision, miss.hd95_mm, miss.asd_mm) == (0.0, 0.0, None, None, None)
+    assert (miss.dsc, miss.recall, miss.surface_dice) == (0.0, 0.0, 0.0)
+    assert (miss.precision, miss.hd95_mm, miss.asd_mm) == (None, None, None)
     assert miss.volume_prediction_ml == 0 and miss.volume_reference_ml == pytest.approx(0.006)
 
 
@@ -101,6 +103,35 @@ def test_overall_weighs_every_organ_the_same():
 def test_organ_without_a_value_is_left_out_of_that_mean():
     summary = summarise(rows())
     assert (summary.overall.dsc.n, summary.overall.hd95_mm.n) == (4, 3)
+
+
+def test_surface_dice_of_a_miss_and_a_false_alarm_is_zero_and_of_an_absent_organ_nothing():
+    found = by_organ(rows()[:5])
+    assert [found[organ].surface_dice for organ in ("Chiasm", "Lens", "Lip")] == [0.0, 0.0, None]
+    assert {row.tolerance_mm for row in found.values()} == {2.0}
+    lines = {line.organ: line for line in summarise(rows()).organs}
+    assert (lines["Chiasm"].surface_dice.mean, lines["Chiasm"].surface_dice.n) == (0.5, 2)
+
+
+def test_table_written_before_surface_dice_still_reads(tmp_path):
+    path = tmp_path / "table.json"
+    new = ("surface_dice", "tolerance_mm")
+    old = [{key: value for key, value in asdict(row).items() if key not in new} for row in rows()]
+    path.write_text(json.dumps({"rows": old}))
+    found = read_json(path)
+    assert [replace(row, surface_dice=None, tolerance_mm=None) for row in rows()] == found
+    summary = summarise(found)
+    assert (summary.tolerance_mm, summary.overall.surface_dice.mean, summary.overall.surface_dice.n) == (None, None, 0)
+    assert summary.overall.dsc == summarise(rows()).overall.dsc
+    with pytest.raises(UserError, match=r"tolerances 2.0 mm, none"):
+        summarise(rows() + found)
+
+
+@pytest.mark.parametrize("tolerance", [-1.0, math.nan, math.inf])
+def test_tolerance_that_is_no_distance_is_named(tolerance):
+    empty = np.zeros((3, 4, 5), np.uint8)
+    with pytest.raises(UserError, match="tolerance_mm"):
+        evaluate_case("a", empty, empty, SPACING, ORGANS, tolerance_mm=tolerance)
 
 
 def test_mixed_conventions_and_no_rows_are_refused():
@@ -176,7 +207,8 @@ def test_screen_table_names_convention_units_and_misses(width):
     console.print(render(summarise(rows("medpy")), "2 cases"))
     text = console.export_text()
     words = text.split()
-    for wanted in ("medpy", "HD95", "ASD", "mm", "misses", "alarms", "Chiasm", "Parotid_L", "0.944", "±0.079"):
+    assert "convention medpy, surface Dice at 2 mm" in " ".join(words)
+    for wanted in ("HD95", "ASD", "mm", "misses", "alarms", "Chiasm", "Parotid_L", "0.944", "±0.079"):
         assert wanted in words, wanted
     assert "1 / 0" in text and "0 / 1" in text
     assert "…" not in text
