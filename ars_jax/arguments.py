@@ -56,6 +56,8 @@ def evaluate_arguments(parser: ArgumentParser) -> None:
         default=None,
         help="another data set than the run's validation cases; trained ones are left out",
     )
+    roles = Literal["validation", "test"] | None
+    parser.add_argument("--cases", type=roles, default=None, help="of the run's split; test where it has test cases")
     parser.add_argument("--predictions", type=Path, default=None, help="folder of label maps, instead of a run")
     parser.add_argument("--references", type=Path, default=None, help="folder of label maps of equal names")
     parser.add_argument("--labels", type=dict[str, int], default=None, help="organs and values, e.g. '{\"Liver\": 1}'")

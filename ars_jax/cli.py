@@ -150,10 +150,11 @@ def _evaluate(arguments: Namespace, console: Console) -> None:
     if arguments.run is not None and (folders != (None, None) or arguments.labels):
         _refuse("RUN together with --predictions, --references or --labels")
     if arguments.run is not None:
-        _evaluate_run(arguments.run, console, arguments.data, arguments.out, arguments.convention, arguments.checkpoint)
+        how = {name: arguments[name] for name in ("cases", "out", "convention", "checkpoint")}
+        _evaluate_run(arguments.run, console, arguments.data, **how)
         return
-    if None in folders or arguments.data is not None:
-        _refuse("no RUN, and not both of --predictions and --references (which take no --data)")
+    if None in folders or (arguments.data, arguments.cases) != (None, None):
+        _refuse("no RUN, and not both of --predictions and --references (which take no --data and no --cases)")
     from ars_jax.evaluate import evaluate_folders, write_tables
 
     with _bar(console, "scoring") as update:
@@ -173,24 +174,26 @@ def _evaluate_run(
     run: Path,
     console: Console,
     root: Path | None = None,
+    *,
+    cases: Literal["validation", "test"] | None = None,
     out: Path | None = None,
     convention: Convention = "paper-boundary",
     checkpoint: Literal["best", "newest"] = "best",
 ) -> None:
-    """Scores a run on its validation cases, or on the cases of another data set that it was not trained on."""
+    """Scores a run on its test or validation cases, or on those of another data set that it was not trained on."""
     from ars_jax.evaluate import evaluate_cases
     from ars_jax.predict import load_network
-    from ars_jax.train.inputs import scored_cases
+    from ars_jax.train.inputs import scored_cases, scored_role
 
     config = _run_config(run)
     network = load_network(run, config, checkpoint)
-    dataset, cases, left_out = scored_cases(run, config, root)
-    role = "validation" if root is None else "unseen"
+    dataset, scored, left_out = scored_cases(run, config, root, cases)
+    role = scored_role(run, cases) if root is None else "unseen"
     about = {"data": str(dataset.root.absolute()), "cases": role, "checkpoint": checkpoint}
     out = out or run / "evaluation"
     with _bar(console, "evaluating") as update:
-        rows = evaluate_cases(network, cases, dataset.labels, out, convention=convention, about=about, progress=update)
-    _show(rows, f"{run}, {checkpoint} checkpoint, {len(cases)} {role} cases of {dataset.root}", out, console)
+        rows = evaluate_cases(network, scored, dataset.labels, out, convention=convention, about=about, progress=update)
+    _show(rows, f"{run}, {checkpoint} checkpoint, {len(scored)} {role} cases of {dataset.root}", out, console)
     if left_out:
         console.print(f"left out {left_out} cases that the run was trained on", soft_wrap=True)
 
@@ -244,7 +247,7 @@ def _gradients(arguments: Namespace, console: Console) -> None:
     else:
         run_config = _run_config(arguments.run)
         network = load_network(arguments.run, run_config, arguments.checkpoint)
-        validation = partial(scored_cases, arguments.run, run_config, None)
+        validation = partial(scored_cases, arguments.run, run_config, None, "validation")
         others = {"arrays": arguments.arrays, "values": run_config.data.labels}
         scene, config = predicted_scene(network, validation, **named, **others), run_config.loss
     options = {name: arguments[name] for name in ("grid", "a", "b", "adaptive_gradient")}

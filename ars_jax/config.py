@@ -22,6 +22,9 @@ Objective = Literal[
 
 Sides = tuple[int, int, int]
 
+Rule = tuple[str, object, bool, str]
+"""A key, its value, whether the value is in its range, and the range in words."""
+
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
@@ -32,9 +35,13 @@ class DataConfig:
         layout: how it is arranged; auto recognises the known ones.
         labels: organs and their values on disk; null takes the data set's own table.
         pairs: names of left and right organs, exchanged when the left-right axis is flipped.
-        split: JSON file {"train": [...], "validation": [...]}, relative to the data set; null draws one.
-        validation_fraction: part of the cases kept for validation where there is no split file.
-        split_seed: decides which cases these are.
+        split: JSON file {"train": [...], "validation": [...]}, relative to the data set, and maybe "test" cases, which
+            training never sees; null draws a split.
+        split_sizes: cases drawn for training, validation and test; exclusive with split and folds.
+        folds: parts of a cross-validation, into which the cases are shuffled; exclusive with split and split_sizes.
+        fold: the part, from 0, that validates; the others train.
+        validation_fraction: part of the cases kept for validation where none of these is given.
+        split_seed: decides which cases are drawn.
         cache: folder of the prepared cases; null is the folder "cache" of the run.
     """
 
@@ -43,6 +50,9 @@ class DataConfig:
     labels: dict[str, int] | None = None
     pairs: tuple[tuple[str, str], ...] = ()
     split: Path | None = None
+    split_sizes: tuple[int, int, int] | None = None
+    folds: int | None = None
+    fold: int = 0
     validation_fraction: float = 0.2
     split_seed: int = 0
     cache: Path | None = None
@@ -241,9 +251,8 @@ def check_config(config: Config) -> None:
     optim, train = config.optim, config.train
     fixed, total = min(loss.fp_weight, loss.fn_weight), loss.fp_weight + loss.fn_weight
     division = (loss.grid is None) != (loss.region_size is None)
-    rules: tuple[tuple[str, object, bool, str], ...] = (
-        ("data.validation_fraction", data.validation_fraction, 0 < data.validation_fraction < 1, "0 to 1"),
-        ("data.split_seed", data.split_seed, data.split_seed >= 0, "at least 0"),
+    rules: tuple[Rule, ...] = (
+        *_split_rules(data),
         ("augment.translate", augment.translate, 0 <= augment.translate < 1, "at least 0 and below 1"),
         ("augment.scale", augment.scale, 0 < augment.scale[0] <= augment.scale[1], "0 < smallest <= largest"),
         ("augment.intensity_scale", augment.intensity_scale, 0 <= augment.intensity_scale < 1, "0 to below 1"),
@@ -272,6 +281,20 @@ def check_config(config: Config) -> None:
         if not holds:
             options = " and ".join(f"--{name}" for name in key.split(", "))
             raise UserError(key, found=found, wanted=wanted, fix=f"mend it in the configuration or with {options}")
+
+
+def _split_rules(data: DataConfig) -> tuple[Rule, ...]:
+    ways, sizes, folds = (data.split, data.split_sizes, data.folds), data.split_sizes, data.folds
+    one = sum(way is not None for way in ways) <= 1
+    drawn = sizes is None or (min(sizes[:2]) >= 1 and sizes[2] >= 0)
+    return (
+        ("data.split, data.split_sizes, data.folds", ways, one, "one of them, the others null"),
+        ("data.split_sizes", sizes, drawn, "at least 1 training and 1 validation case, and 0 or more test cases"),
+        ("data.folds", folds, folds is None or folds >= 2, "at least 2, or null"),
+        ("data.fold", data.fold, 0 <= data.fold < (folds or 1), f"0 to {folds - 1}" if folds else "0 without folds"),
+        ("data.validation_fraction", data.validation_fraction, 0 < data.validation_fraction < 1, "0 to 1"),
+        ("data.split_seed", data.split_seed, data.split_seed >= 0, "at least 0"),
+    )
 
 
 def make_plan(config: Config, labels: tuple[str, ...], multiple: int) -> Plan:

@@ -80,7 +80,7 @@ def write_data_set(root: Path, cases: int = CASES) -> Path:
     return root
 
 
-def write_config(path: Path, data: Path, run: Path, **sections: dict[str, Any]) -> Path:
+def write_config(path: Path, data: Path, run: Path, /, **sections: dict[str, Any]) -> Path:
     """Writes OPTIONS with other values for single keys as a YAML file."""
     sections = {"data": {"root": str(data)} | sections.pop("data", {}), "run": {"dir": str(run)}, **sections}
     names = OPTIONS.keys() | sections.keys()

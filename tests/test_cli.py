@@ -283,6 +283,16 @@ FAULTS = {
     "labels without names": (f"{TRAIN}|--data.root|{{tmp}}/unnamed", "{tmp}/unnamed: found label maps without organ"),
     "unknown organ": (f"{TRAIN}|--data.labels={{{{X: 1}}}}", "labels: X: found no such organ"),
     "no split": (f"{TRAIN}|--data.split=none.json", "none.json: found no such file"),
+    "two ways of splitting": (
+        f"{TRAIN}|--data.folds=2|--data.split_sizes=[2,1,1]",
+        "data.split, data.split_sizes, data.folds: found (None, (2, 1, 1), 2); wanted one of them",
+    ),
+    "a fold too many": (f"{TRAIN}|--data.folds=3|--data.fold=3", "data.fold: found 3; wanted 0 to 2"),
+    "more folds than cases": (f"{TRAIN}|--data.folds=11", "{data}: found 10 labelled cases; wanted at least one for"),
+    "more to draw than cases": (
+        f"{TRAIN}|--data.split_sizes=[8,1,2]",
+        "found 10 labelled cases; wanted 8 + 1 + 2 = 11",
+    ),
     "unpaired flip": (f"{TRAIN}|--data.pairs=[]", "data.pairs: found a flip along x, Ball_L and Ball_R unpaired"),
     "a canvas that does not fit": (f"{TRAIN}|--prepare.canvas=[10,16,16]", "canvas: found .* wanted multiples of 16"),
     "an unknown label value": (f"{TRAIN}|--data.root|{{tmp}}/value", "case_1.nii.gz: found label value 77"),
@@ -319,6 +329,15 @@ FAULTS = {
     "no folder to score": ("evaluate|--predictions|{tmp}/none|--references|{tmp}/empty", "{tmp}/none: found no folder"),
     "a run without split": ("evaluate|{tmp}/no split", "split.json: found no such file"),
     "a faulty data set": ("evaluate|{run}|--data|{tmp}/value|--out|{tmp}/out", "case_1.nii.gz: found label value 77"),
+    "no cases to test": ("evaluate|{run}|--cases|test|--out|{tmp}/out", "split.json: found no test cases"),
+    "cases of another data set": (
+        "evaluate|{run}|--cases|validation|--data|{data}|--out|{tmp}/out",
+        "ars-jax evaluate: found --cases validation of another data set",
+    ),
+    "cases of folders": (
+        "evaluate|--predictions|{tmp}/empty|--references|{tmp}/empty|--cases|test",
+        "ars-jax evaluate: found no RUN",
+    ),
     "unknown convention": ("evaluate|{run}|--convention|mine", "convention: found mine; wanted .*'paper-boundary'"),
     "a file for the tables": ("evaluate|{run}|--out|{tmp}/file", "{tmp}/file.*found"),
     "no run to show": ("report|{tmp}/none|--out|{tmp}/out", "{tmp}/none: found no such folder"),

@@ -100,7 +100,14 @@ def test_numbers_may_be_written_with_an_exponent(tmp_path: Path) -> None:
     assert read_config(written(tmp_path, PLACES), ["--optim.learning_rate=1e-3"]).optim.learning_rate == 0.001
 
 
-@pytest.mark.parametrize("config", [SMALLEST, OTHER], ids=["defaults", "nothing at its default"])
+SIZES = dataclasses.replace(SMALLEST, data=dataclasses.replace(SMALLEST.data, split_sizes=(3, 2, 0)))
+FOLDS = dataclasses.replace(SMALLEST, data=dataclasses.replace(SMALLEST.data, folds=3, fold=2))
+EVERY = {"defaults": SMALLEST, "nothing at its default": OTHER, "sizes": SIZES, "folds": FOLDS}
+
+every_config = pytest.mark.parametrize("config", EVERY.values(), ids=EVERY)
+
+
+@every_config
 def test_what_is_written_is_read_again(tmp_path: Path, config: Config) -> None:
     assert read_config(written(tmp_path, to_yaml(config))) == config
 
@@ -111,6 +118,7 @@ def test_the_other_configuration_has_no_default() -> None:
         values, defaults = getattr(OTHER, section.name), getattr(SMALLEST, section.name)
         for field in dataclasses.fields(values):
             single = section.name == "prepare" and field.name == "shape"  # exclusive with spacing
+            single = single or field.name in ("split_sizes", "folds", "fold")  # exclusive with split
             single = single or (section.name == "model" and field.name == "variant")  # has one choice
             assert single or getattr(values, field.name) != getattr(defaults, field.name), field.name
 
@@ -221,6 +229,9 @@ def test_the_places_are_needed(tmp_path: Path) -> None:
 RANGES: dict[str, Sequence[str]] = {
     "data.validation_fraction": ("0", "1", "-0.1"),
     "data.split_seed": ("-1",),
+    "data.split_sizes": ("[0,1,1]", "[1,0,1]", "[1,1,-1]"),
+    "data.folds": ("1", "0"),
+    "data.fold": ("1", "-1"),
     "augment.translate": ("-0.1", "1"),
     "augment.scale": ("[0,1]", "[1.1,0.9]"),
     "augment.intensity_scale": ("1", "-0.1"),
@@ -253,6 +264,9 @@ def test_values_out_of_range_name_their_key_and_option(tmp_path: Path, key: str,
 @pytest.mark.parametrize(
     ("options", "keys"),
     [
+        (["--data.folds=3", "--data.split=split.json"], "data.split, data.split_sizes, data.folds"),
+        (["--data.folds=3", "--data.split_sizes=[1,1,1]"], "data.split, data.split_sizes, data.folds"),
+        (["--data.folds=3", "--data.fold=3"], "data.fold"),
         (["--loss.region_size=8"], "loss.grid, loss.region_size"),
         (["--loss.grid=null"], "loss.grid, loss.region_size"),
         (["--loss.a=0", "--loss.b=0"], "loss.a, loss.b"),
@@ -264,7 +278,7 @@ def test_values_that_contradict_each_other_name_both_keys(tmp_path: Path, option
         check_config(read_config(written(tmp_path, PLACES), options))
 
 
-@pytest.mark.parametrize("config", [SMALLEST, OTHER], ids=["defaults", "nothing at its default"])
+@every_config
 def test_values_in_range_pass(config: Config) -> None:
     check_config(config)
 

@@ -17,7 +17,7 @@ from ars_jax.errors import UserError
 from ars_jax.evaluate import evaluate_cases, evaluate_folders, label_maps, write_tables
 from ars_jax.metrics.table import Row, read_json
 from ars_jax.options import read_config
-from ars_jax.train.inputs import scored_cases
+from ars_jax.train.inputs import Role, scored_cases, scored_role
 from tests.data.synthetic import LABELS, PLAN, SPACING, ct, grid
 from tests.small_runs import SmallRun, files_of, quick_compilation, random_network, trained_run, write_data_set
 
@@ -174,9 +174,11 @@ def run(base: Path) -> SmallRun:
     return trained_run(base)
 
 
-def case_names(run: SmallRun, root: Path | None, data: Path | None = None) -> tuple[list[str], int]:
+def case_names(
+    run: SmallRun, root: Path | None, data: Path | None = None, role: Role | None = None
+) -> tuple[list[str], int]:
     config = read_config(run.folder / "config.yaml", ["--data.root", str(data)] if data else [])
-    _, cases, left_out = scored_cases(run.folder, config, root)
+    _, cases, left_out = scored_cases(run.folder, config, root, role)
     return [case.name for case in cases], left_out
 
 
@@ -190,6 +192,47 @@ def test_a_run_is_scored_on_its_validation_cases(run: SmallRun) -> None:
     split = split_of(run)
     assert sorted(split["train"] + split["validation"]) == sorted(f"case_{index}" for index in range(10))
     assert case_names(run, None) == (split["validation"], 0)
+
+
+@pytest.fixture
+def tested(run: SmallRun, tmp_path: Path) -> SmallRun:
+    """The run as if two of its cases had been kept for the test."""
+    folder = tmp_path / "tested"
+    folder.mkdir()
+    for name in ("config.yaml", "plan.json"):
+        shutil.copy(run.folder / name, folder / name)
+    split = json.loads((run.folder / "split.json").read_text(encoding="utf-8"))
+    split["test"] = {name: split["train"].pop(name) for name in list(split["train"])[:2]}
+    (folder / "split.json").write_text(json.dumps(split), encoding="utf-8")
+    return dataclasses.replace(run, folder=folder)
+
+
+def test_a_run_with_test_cases_is_scored_on_them_unless_asked(tested: SmallRun) -> None:
+    split = split_of(tested)
+    assert len(split["test"]) == 2
+    assert case_names(tested, None) == case_names(tested, None, role="test") == (split["test"], 0)
+    assert case_names(tested, None, role="validation") == (split["validation"], 0)
+    assert (scored_role(tested.folder), scored_role(tested.folder, "validation")) == ("test", "validation")
+
+
+def test_test_cases_are_unseen_in_another_data_set(tested: SmallRun) -> None:
+    split = split_of(tested)
+    names, left_out = case_names(tested, tested.data)
+    assert (sorted(names), left_out) == (sorted(split["test"] + split["validation"]), 7)
+
+
+def test_a_run_without_test_cases_has_only_validation_cases(run: SmallRun) -> None:
+    """As run folders have that are older than test cases."""
+    assert (scored_role(run.folder), scored_role(run.folder, "validation")) == ("validation", "validation")
+    with pytest.raises(UserError, match=r"split\.json: found no test cases"):
+        scored_role(run.folder, "test")
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"train": {}}', '{"train": {}, "validation": {}, "test": []}'])
+def test_another_file_for_the_split_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "split.json").write_text(content, encoding="utf-8")
+    with pytest.raises(UserError, match=r"split\.json: found something else"):
+        scored_role(tmp_path)
 
 
 def test_cases_that_trained_are_left_out_of_another_data_set(run: SmallRun, tmp_path: Path) -> None:

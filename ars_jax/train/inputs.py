@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -13,13 +14,14 @@ from ars_jax.data.cache import cache_key, load_sample
 from ars_jax.data.layouts import Case, Dataset, find_dataset
 from ars_jax.data.plan import Plan, Sample, read_plan
 from ars_jax.data.prepare import complete_plan, prepare_dataset
-from ars_jax.data.splits import split_cases
+from ars_jax.data.splits import CaseSplit, split_cases
 from ars_jax.errors import UserError
 from ars_jax.files import read_json, write_json
 from ars_jax.models import STRIDE
 
 Progress = Callable[[int, int, str], None]
 Split = Mapping[str, Mapping[str, str]]
+Role = Literal["validation", "test"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class Inputs:
         training: prepared training cases.
         validation: prepared validation cases.
         partly_labelled: whether some training case says that an organ was not drawn.
-        split: "train" and "validation", each the names of its cases with the hash of what they were prepared from.
+        split: "train", "validation" and, if cases were kept for it, "test": each the names of its cases with the hash
+            of what they are prepared from. Test cases are hashed and nothing else.
     """
 
     plan: Plan
@@ -41,24 +44,30 @@ class Inputs:
     split: Split
 
 
-def find_cases(config: Config) -> tuple[Dataset, tuple[Case, ...], tuple[Case, ...]]:
+def find_cases(config: Config) -> tuple[Dataset, CaseSplit]:
     """Finds a configuration's data set and splits it; reads names only.
 
     Args:
         config: the configuration.
 
     Returns:
-        The data set, its training cases and its validation cases.
+        The data set, and its cases for training, validation and test.
 
     Raises:
         UserError: no data set there, or a split that does not fit it.
     """
     data = config.data
     dataset = find_dataset(data.root, layout=data.layout, labels=data.labels)
-    training, validation = split_cases(
-        dataset, split=data.split, validation_fraction=data.validation_fraction, seed=data.split_seed
+    cases = split_cases(
+        dataset,
+        split=data.split,
+        sizes=data.split_sizes,
+        folds=data.folds,
+        fold=data.fold,
+        validation_fraction=data.validation_fraction,
+        seed=data.split_seed,
     )
-    return dataset, training, validation
+    return dataset, cases
 
 
 def cache_folder(config: Config) -> Path:
@@ -67,7 +76,7 @@ def cache_folder(config: Config) -> Path:
 
 
 def prepare_inputs(config: Config, progress: Progress | None = None) -> Inputs:
-    """Prepares all cases of a configuration into its cache and loads them.
+    """Prepares the training and validation cases of a configuration into its cache and loads them.
 
     Args:
         config: the configuration.
@@ -79,7 +88,7 @@ def prepare_inputs(config: Config, progress: Progress | None = None) -> Inputs:
     Raises:
         UserError: the first faulty file, or values that contradict each other.
     """
-    dataset, training, validation = find_cases(config)
+    dataset, (training, validation, test) = find_cases(config)
     plan = make_plan(config, tuple(dataset.labels), STRIDE)
     paths = prepare_dataset((*training, *validation), dataset.labels, plan, cache_folder(config), progress)
     plan = complete_plan(plan, paths[: len(training)])
@@ -88,13 +97,14 @@ def prepare_inputs(config: Config, progress: Progress | None = None) -> Inputs:
     partly = not all(np.all(sample.labelled) for sample in train_samples)
     split = {
         role: {case.name: cache_key(case, dataset.labels, plan) for case in cases}
-        for role, cases in (("train", training), ("validation", validation))
+        for role, cases in (("train", training), ("validation", validation), ("test", test))
+        if cases
     }
     return Inputs(plan, train_samples, validation_samples, partly, split)
 
 
 def write_split(path: Path, split: Split) -> None:
-    """Writes which cases train and which validate, as JSON."""
+    """Writes which cases train, validate and test, as JSON."""
     write_json(path, split)
 
 
@@ -105,49 +115,84 @@ def read_split(path: Path) -> Split:
         path: split.json of a run.
 
     Returns:
-        "train" and "validation", each names with hashes.
+        "train", "validation" and maybe "test", each names with hashes.
 
     Raises:
         UserError: no such file, or another one.
     """
     split = read_json(path)
-    if not (isinstance(split, dict) and all(isinstance(split.get(role), dict) for role in ("train", "validation"))):
+    needed = {"train", "validation"}
+    if not (
+        isinstance(split, dict) and needed <= set(split) and all(isinstance(part, dict) for part in split.values())
+    ):
         wanted = '{"train": {"case": "hash"}, "validation": ...}'
         raise UserError(path, found="something else", wanted=wanted, fix="restore the file that training wrote")
     return split
 
 
-def scored_cases(run: Path, config: Config, root: Path | None) -> tuple[Dataset, tuple[Case, ...], int]:
+def scored_role(run: Path, cases: Role | None = None) -> Role:
+    """Says which cases of a run's own data set are scored.
+
+    Args:
+        run: the run's folder.
+        cases: what is asked for; None takes the test cases if the run has some, else the validation cases.
+
+    Returns:
+        The role of these cases in the run's split.json.
+
+    Raises:
+        UserError: test cases of a run that has none.
+    """
+    tested = bool(read_split(run / "split.json").get("test"))
+    if cases == "test" and not tested:
+        fix = "train with data.split_sizes or a split file that names some, or score --cases validation"
+        raise UserError(run / "split.json", found="no test cases", wanted="cases kept for the test", fix=fix)
+    return cases or ("test" if tested else "validation")
+
+
+def scored_cases(
+    run: Path, config: Config, root: Path | None, cases: Role | None = None
+) -> tuple[Dataset, tuple[Case, ...], int]:
     """Finds the cases that a run may honestly be scored on.
 
     Args:
         run: the run's folder.
         config: its configuration.
         root: another data set than the run's own; its cases that the run was trained on are left out, by content.
+        cases: of the run's own data set, see `scored_role`.
 
     Returns:
-        The data set, the run's validation cases or the other data set's labelled cases, and how many were left out.
+        The data set, the run's test or validation cases or the other data set's labelled cases, and how many were left
+        out.
 
     Raises:
-        UserError: a validation case is not there any more, or no case is left.
+        UserError: a case is not there any more, no case is left, or both `root` and `cases` are given.
     """
-    split = read_split(run / "split.json")
     if root is None:
-        dataset = find_dataset(config.data.root, layout=config.data.layout, labels=config.data.labels)
-        known = {case.name: case for case in dataset.cases if case.labelled}
-        if missing := [name for name in split["validation"] if name not in known]:
-            found = f"no labelled case {', '.join(missing)}"
-            fix = "restore them, or score another data set with --data DIR"
-            raise UserError(dataset.root, found=found, wanted="the run's validation cases", fix=fix)
-        return dataset, tuple(known[name] for name in split["validation"]), 0
+        return _own_cases(run, config, scored_role(run, cases))
+    if cases is not None:
+        found, wanted = f"--cases {cases} of another data set", "one of --cases and --data"
+        raise UserError("ars-jax evaluate", found=found, wanted=wanted, fix="leave one out")
     dataset, plan = find_dataset(root, labels=config.data.labels), read_plan(run / "plan.json")
     labelled = [case for case in dataset.cases if case.labelled]
-    trained = set(split["train"].values())
-    cases = tuple(case for case in labelled if cache_key(case, dataset.labels, plan) not in trained)
-    if not cases:
+    trained = set(read_split(run / "split.json")["train"].values())
+    unseen = tuple(case for case in labelled if cache_key(case, dataset.labels, plan) not in trained)
+    if not unseen:
         found = f"{len(labelled)} labelled cases, of which the run was trained on all"
         raise UserError(root, found=found, wanted="cases that it has not seen", fix="leave out --data, or name others")
-    return dataset, cases, len(labelled) - len(cases)
+    return dataset, unseen, len(labelled) - len(unseen)
+
+
+def _own_cases(run: Path, config: Config, role: Role) -> tuple[Dataset, tuple[Case, ...], int]:
+    """The cases that the run's split.json names, of the data set as it is now."""
+    names = read_split(run / "split.json")[role]
+    dataset = find_dataset(config.data.root, layout=config.data.layout, labels=config.data.labels)
+    known = {case.name: case for case in dataset.cases if case.labelled}
+    if missing := [name for name in names if name not in known]:
+        found = f"no labelled case {', '.join(missing)}"
+        fix = "restore them, or score another data set with --data DIR"
+        raise UserError(dataset.root, found=found, wanted=f"the run's {role} cases", fix=fix)
+    return dataset, tuple(known[name] for name in names), 0
 
 
 def make_augmentation(config: Config, plan: Plan) -> Augmentation:

@@ -257,9 +257,10 @@ def _write_setup(config: Config, inputs: Inputs) -> None:
 def _check_same_inputs(folder: Path, inputs: Inputs) -> None:
     """Raises where the cases are not those that the run was begun with."""
     plan, split = read_plan(folder / "plan.json"), read_split(folder / "split.json")
-    for role in ("train", "validation"):
-        if split[role] != inputs.split[role]:
-            changed = sorted(name for name, _ in {*split[role].items()} ^ {*inputs.split[role].items()})
+    for role in {**split, **inputs.split}:
+        old, new = split.get(role, {}), inputs.split.get(role, {})
+        if old != new:
+            changed = sorted(name for name, _ in {*old.items()} ^ {*new.items()})
             found = f"other {role} cases than the run began with: {', '.join(dict.fromkeys(changed))}"
             raise UserError(folder, found=found, wanted="the same cases, unchanged", fix="restore them, or train anew")
     if plan != inputs.plan:

@@ -325,6 +325,15 @@ def test_resuming_with_other_cases_names_them(straight: SmallRun, tmp_path: Path
     assert "case_4" not in line
 
 
+def test_resuming_with_other_test_cases_names_them(straight: SmallRun, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(straight.folder, folder, ignore=shutil.ignore_patterns("cache"))
+    split = json.loads((folder / "split.json").read_text(encoding="utf-8"))
+    (folder / "split.json").write_text(json.dumps({**split, "test": {"case_10": "0" * 16}}), encoding="utf-8")
+    line = refused(straight, "--resume", "--data.cache", straight.folder / "cache", folder=folder)
+    assert "found other test cases than the run began with: case_10" in line
+
+
 def test_resuming_a_run_that_never_began_is_refused(straight: SmallRun, tmp_path: Path) -> None:
     assert "found no checkpoint" in refused(straight, "--resume", folder=tmp_path / "new")
     assert not (tmp_path / "new").exists()
