@@ -261,7 +261,7 @@ def summarise(rows: Sequence[Row]) -> Summary:
         fix = "evaluate all of them again with one --tolerance_mm"
         raise UserError("evaluation rows", found=found, wanted="rows of one tolerance", fix=fix)
     lines = tuple(_line(organ, [r for r in rows if r.organ == organ]) for organ in dict.fromkeys(r.organ for r in rows))
-    means = {measure: _statistic(getattr(line, measure).mean for line in lines) for measure in MEASURES}
+    means = {measure: statistic(getattr(line, measure).mean for line in lines) for measure in MEASURES}
     overall = Line(
         organ="mean over organs",
         cases=sum(line.cases for line in lines),
@@ -274,7 +274,7 @@ def summarise(rows: Sequence[Row]) -> Summary:
 
 def _line(organ: str, rows: Sequence[Row]) -> Line:
     statuses = [row.status for row in rows]
-    values = {measure: _statistic(getattr(row, measure) for row in rows) for measure in MEASURES}
+    values = {measure: statistic(getattr(row, measure) for row in rows) for measure in MEASURES}
     return Line(
         organ=organ,
         cases=sum(status in ("ok", "miss", "false alarm") for status in statuses),
@@ -284,7 +284,15 @@ def _line(organ: str, rows: Sequence[Row]) -> Line:
     )
 
 
-def _statistic(values: Iterable[float | None]) -> Statistic:
+def statistic(values: Iterable[float | None]) -> Statistic:
+    """Averages the values that exist.
+
+    Args:
+        values: numbers; None where there is none.
+
+    Returns:
+        Their mean and sample standard deviation.
+    """
     present = [value for value in values if value is not None]
     mean = float(np.mean(present)) if present else None
     return Statistic(mean, float(np.std(present, ddof=1)) if len(present) > 1 else None, len(present))

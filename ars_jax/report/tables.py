@@ -197,8 +197,8 @@ def _compared(lines: Sequence[Line | None], measure: Measure, comparable: bool) 
 def best_of(lines: Sequence[Line | None], measure: Measure) -> set[int]:
     """Finds the best runs of one row.
 
-    Distances leave out the cases in which an organ was missed or invented, so only the runs with fewest of those can be
-    best in a distance: failing on the hard cases must not be rewarded.
+    Distances leave out the cases in which an organ was missed or invented, so only the runs with the smallest share of
+    those can be best in a distance: failing on the hard cases must not be rewarded.
 
     Args:
         lines: one line per run; None for a run without evaluation.
@@ -219,8 +219,9 @@ def best_of(lines: Sequence[Line | None], measure: Measure) -> set[int]:
     return {k for k, value in printed.items() if value == min(printed.values())}
 
 
-def _left_out(line: Line) -> int:
-    return line.misses + line.false_alarms
+def _left_out(line: Line) -> float:
+    """The share of cases, since runs may have been scored on unlike numbers of them."""
+    return (line.misses + line.false_alarms) / max(line.cases, 1)
 
 
 def _alarm(line: Line) -> str:
