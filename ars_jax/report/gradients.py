@@ -118,7 +118,7 @@ def gradient_figure(
         _head(figure, column * (wide + GAP_IN) + wide / 2, name, notes.get(name, "filled, outlined"))
     bar_area = (WIDTH_IN - right + 0.05, foot, 0.1, float(figure.get_figheight()) - head - foot)
     _heat_bar(figure, bar_area, norm, "ml" if unit == "mm" else "voxel")
-    _legend(figure, keys)
+    draw_keys(figure, keys)
     return figure
 
 
@@ -189,8 +189,13 @@ def _organ_keys(picture: Picture, organs: Sequence[str], drawn: Mapping[str, int
     return [*keys, Line2D([], [], color=CONTOUR, linewidth=1, label="reference", path_effects=EDGE)]
 
 
-def _legend(figure: Figure, keys: Sequence[Patch | Line2D]) -> None:
-    """Writes the keys below everything, row by row."""
+def draw_keys(figure: Figure, keys: Sequence[Patch | Line2D]) -> None:
+    """Writes keys into the lower left corner of a figure.
+
+    Args:
+        figure: with room for a line of 0.17 inches per six keys.
+        keys: in rows, from left to right.
+    """
     rows = -(-len(keys) // KEYS_PER_ROW)
     columns = -(-len(keys) // rows)
     by_column = [key for column in range(columns) for key in keys[column::columns]]
@@ -264,7 +269,7 @@ def regions_figure(
             draw_scale_bar(panel, unit)
     hatch = [Patch(facecolor="none", edgecolor=INK, hatch=HATCH, linewidth=0.5, label="negative: errors are rewarded")]
     negative = any(content.signed and np.any(content.values[box] < 0) for content in panels)
-    _legend(figure, [*_contour_keys(name), *(hatch if negative else [])])
+    draw_keys(figure, [*_contour_keys(name), *(hatch if negative else [])])
     return figure
 
 
