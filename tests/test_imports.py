@@ -22,12 +22,24 @@ MAY_IMPORT = {
     "metrics": {"errors", "files"},
     "gradients": {"errors", "losses"},
     "config": {"errors", "data"},
-    "options": {"errors", "config"},
+    "matrix": {"errors", "config"},
+    "options": {"errors", "config", "matrix"},
     "arguments": {"options"},
     "checkpoint": {"errors"},
     "predict": {"errors", "files", "data", "models", "mesh", "config", "checkpoint"},
     "evaluate": {"errors", "files", "data", "metrics", "predict"},
     "report": {"errors", "files", "data", "metrics"},
+    "experiment": {
+        "errors",
+        "files",
+        "config",
+        "matrix",
+        "checkpoint",
+        "predict",
+        "evaluate",
+        "report",
+        "train",
+    },
     "laboratory": {
         "errors",
         "files",
@@ -65,10 +77,21 @@ LIVES_IN = {
     "grain": "data/loader.py",
     "matplotlib": "report/",
     "jinja2": "report/",
+    "pydicom": "data/rtstruct.py",
 }
 """Libraries that one place of the package hides from the others."""
 
-WITHOUT_JAX = ("data/", "metrics/", "report/", "config.py", "options.py", "arguments.py", "errors.py", "__init__.py")
+WITHOUT_JAX = (
+    "data/",
+    "metrics/",
+    "report/",
+    "config.py",
+    "matrix.py",
+    "options.py",
+    "arguments.py",
+    "errors.py",
+    "__init__.py",
+)
 SHARDING_NAMES = {"Mesh", "PartitionSpec", "NamedSharding", "P", "make_mesh"}
 
 

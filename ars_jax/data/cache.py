@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ars_jax.data.layouts import Case
+from ars_jax.data.cases import Case
 from ars_jax.data.plan import Plan, Sample
 from ars_jax.errors import UserError
 from ars_jax.files import written_atomically
@@ -45,7 +45,7 @@ def cache_key(case: Case, labels: Mapping[str, int], plan: Plan) -> str:
     fields = {key: value for key, value in dataclasses.asdict(plan).items() if key not in _NOT_IN_ARRAYS}
     content = {
         "format": FORMAT_VERSION,
-        "case": [case.name, sorted(case.unlabelled)],
+        "case": [case.name, sorted(case.unlabelled), *sorted(case.contours.items())],
         "labels": list(labels.items()),
         "plan": fields,
         "sources": [[role, file.name, _digest(file)] for role, path in _sources(case) for file in _files(path)],
@@ -139,6 +139,8 @@ def _sources(case: Case) -> Iterator[tuple[str, Path]]:
     yield "image", case.image
     if case.label is not None:
         yield "label", case.label
+    if case.structures is not None:
+        yield "structures", case.structures
     for organ, path in sorted(case.masks.items()):
         yield f"mask {organ}", path
 

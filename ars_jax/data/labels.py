@@ -25,6 +25,9 @@ BTCV_LABELS = {
 }
 """The label values of the "Beyond the Cranial Vault" abdomen challenge."""
 
+LITS_LABELS = {"Liver": 1, "Tumour": 2}
+"""The label values of the liver tumour challenge; the liver's voxels are those without tumour."""
+
 _UNKNOWN = 255
 _MAX_ORGANS = 254
 _MAX_VALUE = 65535

@@ -15,7 +15,8 @@ import numpy as np
 from scipy import ndimage
 
 from ars_jax.data.cache import cache_path, is_intact, sample_shape, save_sample
-from ars_jax.data.layouts import Case, read_label
+from ars_jax.data.cases import Case
+from ars_jax.data.layouts import read_label
 from ars_jax.data.plan import Plan, Sample
 from ars_jax.data.volumes import Geometry, Volume, canonical, mismatches, read_volume, resample
 from ars_jax.errors import UserError
@@ -74,7 +75,7 @@ def prepare_case(case: Case, labels: Mapping[str, int], plan: Plan) -> Sample:
     Raises:
         UserError: an unreadable file, no label, a label on another grid than its image, or what `prepare_image` raises.
     """
-    if case.label is None and not case.masks:
+    if not case.labelled:
         raise UserError(f"case {case.name}", found="no label", wanted="a label map or masks", fix="add it, or the case")
     volume = read_volume(case.image)
     label = read_case_label(case, labels, volume.geometry)

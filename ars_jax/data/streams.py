@@ -1,10 +1,26 @@
-"""What ITK does not notice in a file: a NIfTI stream that ends early, numbers that are none, a bad checksum."""
+"""What ITK does not notice or tell of a file.
+
+A NIfTI stream that ends early, numbers that are none, a bad checksum, and what kind of object a DICOM file holds.
+"""
 
 import gzip
 import zlib
 from pathlib import Path
 
 import numpy as np
+
+STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"
+"""The kind of a DICOM file with contours, an RTSTRUCT."""
+
+_WITHOUT_SLICES = (
+    "1.2.840.10008.1.3.",  # directories of media
+    "1.2.840.10008.5.1.4.1.1.11.",  # presentation states
+    "1.2.840.10008.5.1.4.1.1.66",  # raw data, registrations, segmentations
+    "1.2.840.10008.5.1.4.1.1.88.",  # reports
+    "1.2.840.10008.5.1.4.1.1.104.",  # documents
+    "1.2.840.10008.5.1.4.1.1.481.",  # radiotherapy: doses, plans, structure sets
+)
+_HEAD_BYTES = 1024
 
 
 def nifti_nonfinite(path: Path, *, offset: int, bits: int, floating: bool, voxels: int) -> np.ndarray | None:
@@ -55,3 +71,29 @@ def check_metaimage(path: Path) -> None:
         stream.decompress(data.partition(b"\n")[2])
         if not stream.eof:
             raise EOFError("the compressed stream ends early")
+
+
+def dicom_kind(path: Path) -> str:
+    """Reads what a DICOM file holds from its first bytes, which are in one form for all of them.
+
+    Args:
+        path: any file.
+
+    Returns:
+        The UID of its storage class (PS3.10, element 0002,0002); empty for other files, for files that lack this
+        element, and for what cannot be read.
+    """
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(_HEAD_BYTES)
+    except OSError:
+        return ""
+    if head[128:132] != b"DICM":
+        return ""
+    value = head[132:].partition(b"\x02\x00\x02\x00UI")[2]
+    return value[2 : 2 + int.from_bytes(value[:2], "little")].rstrip(b"\0 ").decode("ascii", "replace")
+
+
+def is_beside(kind: str) -> bool:
+    """Whether DICOM files of this kind lie beside the slices of an image and are none of them."""
+    return kind.startswith(_WITHOUT_SLICES)

@@ -9,7 +9,7 @@ import math
 import os
 import secrets
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 import SimpleITK as sitk
 
-from ars_jax.data.streams import check_metaimage, nifti_nonfinite
+from ars_jax.data.streams import check_metaimage, dicom_kind, is_beside, nifti_nonfinite
 from ars_jax.errors import UserError
 
 sitk.ProcessObject.SetGlobalWarningDisplay(False)
@@ -311,28 +311,31 @@ def _check_stream(path: Path, reader: sitk.ImageFileReader) -> np.ndarray | None
 
 def _read_series(folder: Path) -> sitk.Image:
     try:
-        series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-        names = [sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid) for uid in series]
-        _check_series(folder, series, names)
-        _check_slices(folder, names[0])
         reader = sitk.ImageSeriesReader()
+        found = {uid: reader.GetGDCMSeriesFileNames(str(folder), uid) for uid in reader.GetGDCMSeriesIDs(str(folder))}
+        series = {uid: names for uid, names in found.items() if not is_beside(dicom_kind(Path(names[0])))}
+        names = _only_series(folder, series)
+        _check_slices(folder, names)
         reader.SetImageIO("GDCMImageIO")
-        reader.SetFileNames(names[0])
+        reader.SetFileNames(names)
         return reader.Execute()
     except RuntimeError as error:
         raise _fault(folder, f"DICOM slices that do not form a volume ({_cause(error)})") from error
 
 
-def _check_series(folder: Path, series: Sequence[str], names: Sequence[Sequence[str]]) -> None:
+def _only_series(folder: Path, series: Mapping[str, Sequence[str]]) -> Sequence[str]:
     if not series:
         raise _fault(folder, "a folder without DICOM series", "one series", "check the path")
     if len(series) > 1:
-        listed = ", ".join(f"{uid} ({len(files)} files)" for uid, files in zip(series, names, strict=True))
+        listed = ", ".join(f"{uid} ({len(files)} files)" for uid, files in series.items())
         raise _fault(folder, f"{len(series)} DICOM series: {listed}", "one series", "make one folder per series")
+    (names,) = series.values()
     # GDCM leaves out slices that it cannot read, which would shorten the volume in silence.
-    known = {Path(name).name for name in names[0]}
-    for lost in sorted(file for file in folder.glob("*.dcm") if file.name not in known):
-        raise _fault(lost, "an unreadable DICOM slice")
+    lost = {file.name for file in folder.glob("*.dcm")} - {Path(name).name for name in names}
+    for name in sorted(lost):
+        if not is_beside(dicom_kind(folder / name)):
+            raise _fault(folder / name, "an unreadable DICOM slice")
+    return names
 
 
 def _check_slices(folder: Path, names: Sequence[str]) -> None:

@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ars_jax.data.layouts import BTCV_LABELS, Case, Dataset, find_dataset, read_label
+from ars_jax.data.cases import Case, Dataset
+from ars_jax.data.labels import BTCV_LABELS
+from ars_jax.data.layouts import find_dataset, read_label
 from ars_jax.data.volumes import Geometry, Volume, read_geometry, write_volume
 from ars_jax.errors import UserError
 from tests.realdata import real_data
@@ -135,7 +137,7 @@ def test_btcv_pairs_by_number(tmp_path: Path):
 
 
 def test_an_unknown_folder_says_what_was_looked_for(tmp_path: Path):
-    with pytest.raises(UserError, match=r"no known layout.*msd.*folders.*btcv.*pddca"):
+    with pytest.raises(UserError, match=r"no known layout.*msd.*folders.*btcv.*lits.*pddca.*dicom"):
         find_dataset(tmp_path)
     with pytest.raises(UserError, match="no such folder"):
         find_dataset(tmp_path / "none")

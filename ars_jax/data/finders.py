@@ -1,0 +1,242 @@
+"""Where the files of a case lie: one finder per layout, which reads names and JSON files and no volumes."""
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ars_jax.data.cases import Case
+from ars_jax.data.dicom import find_export, has_series
+from ars_jax.data.labels import BTCV_LABELS, LITS_LABELS, checked_labels
+from ars_jax.data.volumes import READABLE
+from ars_jax.errors import UserError
+from ars_jax.files import read_json
+
+Found = tuple[list[Case], dict[str, int], list[Path]]
+"""Cases, organ names with their values (empty if the folder does not say), and files without a partner."""
+
+_LITS_NAME = re.compile(r"(volume|segmentation)-(\d+)\.nii(\.gz)?", re.IGNORECASE)
+_PDDCA_IMAGES = ("img", "ct")
+_PDDCA_MASKS = ("structures", "segmentations")
+
+
+def find_cases(root: Path, layout: str) -> tuple[str, Found]:
+    """Finds the cases of a data set.
+
+    Args:
+        root: an existing folder.
+        layout: one of `LOOKS`, or "auto".
+
+    Returns:
+        The layout's name, and what was found.
+
+    Raises:
+        UserError: not recognised, no cases, two files for one case, or unreadable JSON.
+    """
+    layout = _recognise(root, layout)
+    found = _FINDERS[layout](root)
+    if not found[0]:
+        raise UserError(root, found="no image", wanted=f"{layout}: {LOOKS[layout]}", fix="check the folder")
+    return layout, found
+
+
+def _recognise(root: Path, layout: str) -> str:
+    if layout in _FINDERS:
+        if not _SIGNS[layout](root):
+            raise UserError(root, found="something else", wanted=f"{layout}: {LOOKS[layout]}", fix="check the layout")
+        return layout
+    if layout != "auto":
+        raise UserError("layout", found=layout, wanted=f"auto, {', '.join(_FINDERS)}", fix="choose one of these")
+    for name, sign in _SIGNS.items():
+        if sign(root):
+            return name
+    looked = "; ".join(f"{name}: {look}" for name, look in LOOKS.items())
+    raise UserError(root, found="no known layout", wanted=looked, fix="check the path or arrange the files so")
+
+
+def _find_msd(root: Path) -> Found:
+    description = read_json(root / "dataset.json")
+    table = _msd_labels(root / "dataset.json", description)
+    images, labels = _volumes(root / "imagesTr"), _volumes(root / "labelsTr")
+    if "channel_names" in description or (labels and all(f"{name}_0000" in images for name in labels)):
+        for name, path in images.items():
+            if not name.endswith("_0000"):
+                fix = "keep one channel per case" if name[-5:-4] == "_" else "name it CASE_0000"
+                raise UserError(path, found="not a first channel", wanted="one channel, named CASE_0000", fix=fix)
+        images = {name.removesuffix("_0000"): path for name, path in images.items()}
+    return _paired(images, labels), table, _orphans(images, labels) + _listed_but_missing(root, description)
+
+
+def _listed_but_missing(root: Path, description: Mapping[str, Any]) -> list[Path]:
+    entries = description.get("training")
+    names = [entry.get("image") for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+    paths = [root / name for name in names if isinstance(name, str)]
+    return [path for path in paths if not os.path.exists(path)]
+
+
+def _msd_labels(path: Path, description: Any) -> dict[str, int]:
+    labels = description.get("labels") if isinstance(description, dict) else None
+    if not isinstance(labels, dict):
+        wanted = '"labels": {"0": "background", "1": "Organ"} or {"background": 0, "Organ": 1}'
+        raise UserError(path, found="no labels", wanted=wanted, fix="add them")
+    if "ignore" in labels:
+        raise UserError(path, found='label "ignore"', wanted="organs only", fix="redraw these voxels, drop the entry")
+    pairs = [(value, key) if isinstance(value, str) else (key, value) for key, value in labels.items()]
+    table = {name: int(value) if isinstance(value, str) and value.isdigit() else value for name, value in pairs}
+    return checked_labels(path, {name: value for name, value in table.items() if value != 0})
+
+
+def _find_folders(root: Path) -> Found:
+    images, labels = _volumes(root / "images", folders=True), _volumes(root / "labels", folders=True)
+    return _paired(images, labels), _table(root / "labels.json"), _orphans(images, labels)
+
+
+def _find_btcv(root: Path) -> Found:
+    images = {name: path for name, path in _volumes(root / "img").items() if name.startswith("img")}
+    labels = {f"img{name.removeprefix('label')}": path for name, path in _volumes(root / "label").items()}
+    return _paired(images, labels), dict(BTCV_LABELS), _orphans(images, labels)
+
+
+def _find_lits(root: Path) -> Found:
+    found: dict[str, dict[str, Path]] = {"volume": {}, "segmentation": {}}
+    for path, kind, number in _lits_files(root):
+        if number in found[kind]:
+            raise UserError(path, found=f"also {found[kind][number]}", wanted="one file per case", fix="remove one")
+        found[kind][number] = path
+    images = {f"volume-{number}": path for number, path in found["volume"].items()}
+    labels = {f"volume-{number}": path for number, path in found["segmentation"].items()}
+    return _paired(images, labels), dict(LITS_LABELS), _orphans(images, labels)
+
+
+def _lits_files(root: Path) -> Iterator[tuple[Path, str, str]]:
+    """The files of the challenge with their kind and number, in whatever folders it was unpacked to."""
+    for place, folders, files in os.walk(root):
+        folders.sort()
+        for name in sorted(files):
+            if match := _LITS_NAME.fullmatch(name):
+                yield Path(place, name), match[1].lower(), match[2]
+
+
+def _find_pddca(root: Path) -> Found:
+    cases: dict[str, Case] = {}
+    orphans = []
+    for folder in _pddca_folders(root):
+        masks = next((found for name in _PDDCA_MASKS if (found := _volumes(folder / name))), {})
+        image = _pddca_image(folder)
+        if image is None:
+            orphans += [next(iter(masks.values())).parent] if masks else []
+        elif folder.name in cases:
+            raise UserError(folder, found=f"also {cases[folder.name].image.parent}", wanted="one", fix="remove one")
+        else:
+            cases[folder.name] = Case(folder.name, image, masks=masks)
+    return list(cases.values()), {}, orphans
+
+
+def _pddca_folders(root: Path) -> Iterator[Path]:
+    """The cases' folders: those of the root, and of folders such as part1 that hold nothing but cases."""
+    for folder in filter(os.path.isdir, _entries(root)):
+        inner = [] if folder.is_symlink() else [entry for entry in _entries(folder) if os.path.isdir(entry)]
+        if _pddca_image(folder) is None and any(_pddca_image(entry) for entry in inner if not entry.is_symlink()):
+            yield from inner
+        else:
+            yield folder
+
+
+def _pddca_image(folder: Path) -> Path | None:
+    files, series = _volumes(folder), _volumes(folder, folders=True).get(_PDDCA_IMAGES[0])
+    return next((files[name] for name in _PDDCA_IMAGES if name in files), series)
+
+
+def _find_dicom(root: Path) -> Found:
+    cases, orphans = [], []
+    names = _contour_names(root / "contours.json")
+    for folder in filter(os.path.isdir, _entries(root)):
+        export = find_export(folder)
+        if export.image is None:
+            orphans += [path for path in (export.label, export.structures) if path]
+            continue
+        contours = names if export.structures else {}
+        cases.append(Case(folder.name, export.image, export.label, structures=export.structures, contours=contours))
+    return cases, _table(root / "labels.json"), orphans
+
+
+def _contour_names(path: Path) -> dict[str, tuple[str, ...]]:
+    """The names that an organ's contours carry, by organ, if there is such a file."""
+    content = read_json(path) if os.path.lexists(path) else {}
+    if isinstance(content, dict):
+        lists = {organ: [names] if isinstance(names, str) else names for organ, names in content.items()}
+        if all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in lists.values()):
+            return {organ: (organ, *names) for organ, names in lists.items()}
+    raise UserError(path, found="another form", wanted='{"Organ": ["name", "other name"]}', fix="write it so")
+
+
+def _table(path: Path) -> dict[str, int]:
+    return checked_labels(path, read_json(path)) if os.path.lexists(path) else {}
+
+
+_FINDERS: dict[str, Callable[[Path], Found]] = {
+    "msd": _find_msd,
+    "folders": _find_folders,
+    "btcv": _find_btcv,
+    "lits": _find_lits,
+    "pddca": _find_pddca,
+    "dicom": _find_dicom,
+}
+_SIGNS: dict[str, Callable[[Path], bool]] = {
+    "msd": lambda root: os.path.isfile(root / "dataset.json") and os.path.isdir(root / "imagesTr"),
+    "folders": lambda root: os.path.isdir(root / "images"),
+    "btcv": lambda root: os.path.isdir(root / "img"),
+    "lits": lambda root: any(kind == "volume" for _, kind, _ in _lits_files(root)),
+    "pddca": lambda root: any(_pddca_image(folder) for folder in _pddca_folders(root)),
+    "dicom": lambda root: any(has_series(folder) for folder in _entries(root) if os.path.isdir(folder)),
+}
+LOOKS = {
+    "msd": "dataset.json with imagesTr/ and labelsTr/",
+    "folders": "images/ and labels/",
+    "btcv": "img/ and label/",
+    "lits": "volume-N.nii and segmentation-N.nii",
+    "pddca": "CASE/img.nrrd and CASE/structures/ORGAN.nrrd",
+    "dicom": "CASE/ with a DICOM series and a label map or an RTSTRUCT",
+}
+"""The layouts by name, with what they look like."""
+
+
+def _entries(folder: Path) -> list[Path]:
+    """The folder's visible entries, sorted; none if there is no such folder."""
+    if not os.path.isdir(folder):
+        return []
+    try:
+        return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    except OSError as error:
+        raise UserError(folder, found=error.strerror, wanted="a readable folder", fix="check your rights") from error
+
+
+def _volumes(folder: Path, *, folders: bool = False) -> dict[str, Path]:
+    """The volumes in a folder by name without ending; sub-folders too if asked for."""
+    found: dict[str, Path] = {}
+    for entry in _entries(folder):
+        ending = next((end for end in READABLE if entry.name.lower().endswith(end)), None)
+        if os.path.isdir(entry):
+            ending = "" if folders else None
+        if ending is None:
+            continue
+        name = entry.name[: len(entry.name) - len(ending)]
+        if name in found:
+            raise UserError(entry, found=f"also {found[name].name}", wanted="one file per case", fix="remove one")
+        found[name] = entry
+    return found
+
+
+def _paired(images: Mapping[str, Path], labels: Mapping[str, Path]) -> list[Case]:
+    def case(name: str, image: Path) -> Case:
+        label = labels.get(name)
+        if label is not None and os.path.isdir(label):
+            return Case(name, image, masks=_volumes(label))
+        return Case(name, image, label)
+
+    return [case(name, image) for name, image in images.items()]
+
+
+def _orphans(images: Mapping[str, Path], labels: Mapping[str, Path]) -> list[Path]:
+    return [path for name, path in labels.items() if name not in images]
