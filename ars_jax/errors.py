@@ -20,3 +20,7 @@ class UserError(Exception):
         self.fix = fix
         text = f"{self.thing}: found {self.found}; wanted {self.wanted}; fix: {fix}"
         super().__init__(" ".join(text.split()))
+
+
+class DivergedError(UserError):
+    """A training whose loss is not finite any more."""

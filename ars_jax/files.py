@@ -1,5 +1,6 @@
-"""Reading JSON, and writing files whole or not at all."""
+"""Reading JSON, writing files whole or not at all, and locks between processes."""
 
+import fcntl
 import json
 import os
 import secrets
@@ -91,3 +92,31 @@ def write_arrays(path: Path, arrays: Mapping[str, ArrayLike]) -> None:
     """
     with written_atomically(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **{name: np.asarray(array) for name, array in arrays.items()})
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[bool]:
+    """Holds a lock that ends with the process, however it ends.
+
+    Args:
+        path: the lock's file; its folder is made, and the file stays.
+
+    Yields:
+        Whether the lock was free; where it was not, nothing is held.
+
+    Raises:
+        UserError: the place cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    except OSError as error:
+        found, fix = error.strerror or error, "check folder, rights and free space"
+        raise UserError(path, found=found, wanted="a place that can be written", fix=fix) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True

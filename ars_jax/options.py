@@ -12,6 +12,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from ars_jax.config import Config
 from ars_jax.errors import UserError
+from ars_jax.matrix import ExperimentConfig
 
 
 def add_config(parser: ArgumentParser) -> None:
@@ -28,6 +29,19 @@ def build_config(arguments: Namespace) -> Config:
         if not isinstance(arguments[name], Namespace):
             raise UserError(name, found=arguments[name], wanted="a table of keys", fix="give it keys or leave it out")
     return Config(**{name: parser.instantiate(arguments)[name] for name in names})
+
+
+def add_experiment(parser: ArgumentParser) -> None:
+    """Adds what `add_config` adds, and the keys of an experiment."""
+    add_config(parser)
+    parser.add_class_arguments(ExperimentConfig, "experiment")
+
+
+def build_experiment(arguments: Namespace) -> tuple[Config, ExperimentConfig]:
+    """Makes what all runs share, and what differs, from parsed options."""
+    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
+    add_experiment(parser)
+    return build_config(arguments), parser.instantiate(arguments)["experiment"]
 
 
 def read_config(path: Path, options: Sequence[str] = ()) -> Config:

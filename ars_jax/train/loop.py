@@ -231,12 +231,24 @@ def _check_run(config: Config, resume: bool) -> None:
     if resume and not (trained and saved.is_file()):
         raise UserError(folder, found="no checkpoint", wanted="a run to go on with", fix="leave out --resume")
     if resume:
-        _check_same(saved, to_dict(read_config(saved)), to_dict(config))
+        check_same_config(config)
     find_cases(config)
 
 
+def check_same_config(config: Config) -> None:
+    """Holds a configuration against that of the run in its folder; places and the maps' rhythm may differ.
+
+    Args:
+        config: the configuration now.
+
+    Raises:
+        UserError: the first key that the run was begun with otherwise.
+    """
+    saved = config.run.dir / "config.yaml"
+    _check_same(saved, to_dict(read_config(saved)), to_dict(config))
+
+
 def _check_same(path: Path, old: Any, new: Any, key: str = "") -> None:
-    """Raises where a resumed run would differ from the one that was begun; places and the maps' rhythm may change."""
     if key in ("data.root", "data.cache", "run.dir", "train.maps_every"):
         return
     if isinstance(old, Mapping) and isinstance(new, Mapping) and set(old) == set(new):

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from ars_jax.config import Config
-from ars_jax.errors import UserError
+from ars_jax.errors import DivergedError
 from ars_jax.mesh import Mesh
 from ars_jax.train.inputs import Inputs
 from ars_jax.train.state import TrainState, count_parameters
@@ -107,7 +107,7 @@ class Recorder(AbstractContextManager["Recorder"]):
             metrics: `loss` and `parts`, still on the device.
 
         Raises:
-            UserError: the loss of the step before is not finite.
+            DivergedError: the loss of the step before is not finite.
         """
         self.flush()
         self._pending = (number, names, metrics)
@@ -116,7 +116,7 @@ class Recorder(AbstractContextManager["Recorder"]):
         """Waits for the last step's metrics and records them.
 
         Raises:
-            UserError: the loss is not finite.
+            DivergedError: the loss is not finite.
         """
         if self._pending is None:
             return
@@ -125,7 +125,7 @@ class Recorder(AbstractContextManager["Recorder"]):
         now = time.perf_counter()
         seconds, self._last = now - self._last, now
         if not math.isfinite(loss):
-            raise UserError(
+            raise DivergedError(
                 f"step {number}, cases {', '.join(names)}",
                 found=f"loss {loss} ({', '.join(f'{name} {part:.4g}' for name, part in parts.items())})",
                 wanted="a finite loss",
