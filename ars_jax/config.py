@@ -46,7 +46,7 @@ class DataConfig:
     """
 
     root: Path
-    layout: Literal["auto", "msd", "folders", "btcv", "pddca"] = "auto"
+    layout: Literal["auto", "msd", "folders", "btcv", "lits", "pddca", "dicom"] = "auto"
     labels: dict[str, int] | None = None
     pairs: tuple[tuple[str, str], ...] = ()
     split: Path | None = None
@@ -265,7 +265,12 @@ def check_config(config: Config) -> None:
         ("loss.cross_entropy_weight", loss.cross_entropy_weight, loss.cross_entropy_weight >= 0, "at least 0"),
         ("loss.a, loss.b", (loss.a, loss.b), min(loss.a, loss.b) >= 0 < loss.a + loss.b, "at least 0, not both 0"),
         ("loss.eps", loss.eps, loss.eps > 0, "above 0"),
-        ("loss.fp_weight, loss.fn_weight", (loss.fp_weight, loss.fn_weight), fixed >= 0 < total, "at least 0, not both 0"),
+        (
+            "loss.fp_weight, loss.fn_weight",
+            (loss.fp_weight, loss.fn_weight),
+            fixed >= 0 < total,
+            "at least 0, not both 0",
+        ),
         ("loss.gamma", loss.gamma, loss.gamma > 0, "above 0"),
         ("loss.sensitivity_weight", loss.sensitivity_weight, 0 <= loss.sensitivity_weight <= 1, "0 to 1"),
         ("optim.learning_rate", optim.learning_rate, optim.learning_rate > 0, "above 0"),
