@@ -14,6 +14,8 @@ from ars_jax.data.streams import STRUCTURE_SET, dicom_kind, is_beside
 from ars_jax.data.volumes import Geometry
 from ars_jax.errors import UserError
 
+_BREAKS = (OSError, EOFError, ValueError, LookupError, AttributeError, TypeError, NotImplementedError)
+_UNDEFINED_LENGTH = 0xFFFFFFFF
 _CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 _SAME_PLANE_MM = 0.1
 _FLAT = 0.25  # of a slice: what a contour may leave its plane by
@@ -46,22 +48,19 @@ def read_structures(
         UserError: no pydicom, not an RTSTRUCT, an organ without contours or with several candidates, another frame of
             reference, contours across the slices or outside of the image.
     """
-    dataset = _read(path)
-    frame = _frame_of(image) if image is not None else None
+    drawn = _drawn(path, names, unlabelled, _frame_of(image) if image is not None else None)
     result = np.zeros(geometry.shape, np.uint8)
-    for channel, (organ, candidates) in enumerate(names.items(), start=1):
-        structure = _find(path, dataset, organ, candidates, optional=organ in unlabelled)
-        if structure is None:
+    for channel, organ in enumerate(names, start=1):
+        if organ not in drawn:
             continue
-        _check_frame(path, structure, frame)
-        contours = _contours(dataset, structure)
-        mask = fill_contours(contours, geometry, f"{path}: {structure.ROIName}") if contours else None
+        name, contours = drawn[organ]
+        mask = fill_contours(contours, geometry, f"{path}: {name}") if contours else None
         if mask is not None and mask.any():
             result[mask] = channel
         elif organ not in unlabelled:
             found = "no closed contour" if mask is None else "contours round no voxel of the image"
             wanted = "contours in every slice of the organ"
-            raise UserError(f"{path}: {structure.ROIName}", found=found, wanted=wanted, fix=_undrawn(organ))
+            raise UserError(f"{path}: {name}", found=found, wanted=wanted, fix=_undrawn(organ))
     return result
 
 
@@ -197,6 +196,23 @@ def _planes(indices: Sequence[np.ndarray], geometry: Geometry, name: object) -> 
     return {height: list(polygons.values()) for height, polygons in planes.items()}
 
 
+def _drawn(
+    path: Path, names: Mapping[str, Collection[str]], unlabelled: Collection[str], frame: str | None
+) -> dict[str, tuple[str, list[np.ndarray]]]:
+    """For every organ that is there, the name and the contours that it has in the structure set."""
+    dataset = _read(path)
+    drawn = {}
+    try:
+        for organ, candidates in names.items():
+            structure = _find(path, dataset, organ, candidates, optional=organ in unlabelled)
+            if structure is not None:
+                _check_frame(path, structure, frame)
+                drawn[organ] = str(structure.ROIName), _contours(dataset, structure)
+    except _BREAKS as error:
+        raise _broken(path, error) from error
+    return drawn
+
+
 def _slab(heights: np.ndarray, thickness: float) -> float:
     """How many slices a plane stands for."""
     apart = float(np.median(np.diff(heights))) if len(heights) > 1 else 1.0
@@ -232,12 +248,19 @@ def _plain(name: str) -> str:
 def _contours(dataset: Any, structure: Any) -> list[np.ndarray]:
     """The closed polygons [n, 3] of an entry, points z, y, x in mm."""
     return [
-        np.reshape(np.asarray(contour.ContourData, float), (-1, 3))[:, ::-1]
+        points
         for drawn in dataset.get("ROIContourSequence", ())
-        if drawn.ReferencedROINumber == structure.ROINumber
+        if drawn.get("ReferencedROINumber") == structure.ROINumber
         for contour in drawn.get("ContourSequence", ())
-        if contour.get("ContourGeometricType") in _CLOSED and len(contour.ContourData) >= 9
+        if contour.get("ContourGeometricType") in _CLOSED and len(points := _points(contour)) > 2
     ]
+
+
+def _points(contour: Any) -> np.ndarray:
+    # The text in the file: making an object of each number, as pydicom does, takes 20 times as long.
+    text = contour.get_item("ContourData").value
+    values = np.array(text.split(b"\\") if isinstance(text, bytes) else text, float)
+    return np.reshape(values, (-1, 3))[:, ::-1]
 
 
 def _check_frame(path: Path, structure: Any, wanted: str | None) -> None:
@@ -263,6 +286,9 @@ def _tag_of_slice(folder: Path, tag: str) -> str | None:
 
 def _read(path: Path) -> Any:
     dataset = _read_dicom(path)
+    for raw in map(dataset.get_item, list(dataset.keys())):
+        if len(getattr(raw, "value", None) or b"") < getattr(raw, "length", 0) < _UNDEFINED_LENGTH:
+            raise _broken(path, "the file ends early")
     if dataset.get("SOPClassUID") != STRUCTURE_SET:
         found = f"DICOM of kind {dataset.get('Modality', 'unknown')}"
         raise UserError(path, found=found, wanted="an RTSTRUCT", fix="export the structure set")
@@ -278,5 +304,9 @@ def _read_dicom(path: Path, **options: Any) -> Any:
         raise UserError(path, found="no package pydicom", wanted=wanted, fix=fix) from error
     try:
         return dcmread(path, **options)
-    except (OSError, EOFError, ValueError, InvalidDicomError) as error:
-        raise UserError(path, found=f"no whole DICOM file ({error})", wanted="one", fix="export it again") from error
+    except (*_BREAKS, InvalidDicomError) as error:
+        raise _broken(path, error) from error
+
+
+def _broken(path: Path, reason: object) -> UserError:
+    return UserError(path, found=f"no whole DICOM file ({reason})", wanted="one", fix="export it again")
