@@ -1,5 +1,6 @@
 """The tables of an experiment: DSC per organ, all measures, and tests, for a paper and for programs."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
@@ -7,7 +8,7 @@ from urllib.parse import quote
 from ars_jax.metrics.table import Line, Row
 from ars_jax.report.pairs import LEVEL, Difference, Pair, compare_all, exceeds_spread, least_corrected
 from ars_jax.report.results import Results
-from ars_jax.report.runs import organs_of
+from ars_jax.report.seed_curves import MEAN, organs_in
 from ars_jax.report.seeds import Scores, Setting, over_seeds, scores_of, setting_of
 from ars_jax.report.sheets import (
     HIGHER,
@@ -31,6 +32,7 @@ FIGURES = {
     "validation_curves": "Validation DSC by epoch",
     "division_curve": "DSC by the number of regions",
     "range_curve": "DSC by the range of the adaptive penalties",
+    "overlays": "Overlays of",
 }
 
 
@@ -39,8 +41,9 @@ def write_comparison(results: Results, out: Path) -> list[Path]:
 
     Args:
         results: of an experiment, finished or not; a seed counts when all its folds are scored.
-        out: folder; gets organs, measures and, for two arms or more, tests, each as .md, .csv and .tex, and summary.md,
-            which has them all and shows the pictures of the folder `figures` beside `out`, if there are any.
+        out: folder; gets organs, measures and, where two arms have a seed in common, tests, each as .md, .csv and .tex,
+            and summary.md, which has them all and shows the pictures of the folder `figures` beside `out`, if there are
+            any.
 
     Returns:
         The written files.
@@ -64,24 +67,25 @@ def comparison(results: Results, scores: Sequence[Scores], setting: Setting) -> 
         setting: what its runs have in common.
 
     Returns:
-        The tables of organs, of measures and, for two arms or more, of tests.
+        The tables of organs, of measures and, where two arms have a seed in common, of tests.
     """
     lines = [over_seeds(entry) for entry in scores]
     sheets = [_organ_sheet(results, scores, setting, lines), _measure_sheet(scores, setting, lines)]
-    return [*sheets, _test_sheet(scores, setting)] if len(scores) > 1 else sheets
+    tests = _test_sheet(scores, setting)
+    return [*sheets, tests] if tests.parts else sheets
 
 
 Lines = Sequence[tuple[dict[str, Line], Line | None]]
 
 
 def _organ_sheet(results: Results, scores: Sequence[Scores], setting: Setting, lines: Lines) -> Sheet:
-    organs = organs_of([trial.run for arm in results.arms for trial in arm.trials])
+    organs = organs_in(results.arms)
     cases = _cases_by_organ(scores)
     rows = [
         (word(organ), *_compared([by_organ.get(organ) for by_organ, _ in lines]), number(cases.get(organ, 0), 0))
         for organ in organs
     ]
-    total = (word("mean over organs"), *_compared([overall for _, overall in lines]), Cell("", (None,)))
+    total = (word(MEAN), *_compared([overall for _, overall in lines]), Cell("", (None,)))
     arms = [Column(entry.arm.name + _fewer(entry, setting), _mean_sd(entry.arm.name)) for entry in scores]
     note = (
         f"Mean over seeds of the mean over cases{_spread(setting)}; the last row is the mean over organs. Bold is best "
@@ -324,18 +328,23 @@ def summary(results: Results, sheets: Sequence[Sheet], out: Path) -> str:
     for sheet in sheets:
         files = ", ".join(f"[{ending}]({sheet.key}.{ending})" for ending in ("csv", "tex"))
         blocks.append(f"## {sheet.title}\n\n{markdown(sheet, level=3)}\nFor programs and papers: {files}.\n")
-    pictures = sorted((out.parent / "figures").glob("*.png"), key=_picture_order)
+    beside = (out.parent / "figures").glob("*.png")
+    pictures = sorted((path for path in beside if path.name.startswith(tuple(FIGURES))), key=_picture_order)
     if pictures:
         blocks.append("## Figures\n")
-        blocks += [f"![{_picture_title(path.stem)}](../figures/{quote(path.name)})\n" for path in pictures]
+        blocks += [f"![{_picture_title(path)}](../figures/{quote(path.name)})\n" for path in pictures]
     return "\n".join(blocks)
 
 
 def _picture_order(path: Path) -> tuple[int, str]:
-    known = list(FIGURES)
-    return (known.index(path.stem) if path.stem in known else len(known)), path.stem
+    return list(FIGURES).index(_kind(path)), path.name
 
 
-def _picture_title(stem: str) -> str:
-    title = FIGURES.get(stem, stem.replace("overlays_", "Overlays of ", 1))
-    return title.replace("[", "(").replace("]", ")")
+def _picture_title(path: Path) -> str:
+    kind = _kind(path)
+    rest = path.stem.removeprefix(kind).replace("_", " ")
+    return re.sub(r"[\[\]]", " ", FIGURES[kind] + rest)
+
+
+def _kind(path: Path) -> str:
+    return next(kind for kind in FIGURES if path.name.startswith(kind))

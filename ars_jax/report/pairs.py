@@ -8,9 +8,9 @@ import numpy as np
 from ars_jax.metrics.significance import Wilcoxon, holm, wilcoxon
 from ars_jax.metrics.table import Row, Statistic, statistic
 from ars_jax.report.results import Arm
+from ars_jax.report.seed_curves import MEAN
 from ars_jax.report.seeds import Scores
 
-MEAN = "mean over organs"
 LEVEL = 0.05
 
 

@@ -9,6 +9,7 @@ from ars_jax.errors import UserError
 from ars_jax.metrics.table import Line, Row, statistic, summarise
 from ars_jax.report.results import Arm, Results, Trial
 from ars_jax.report.runs import Evaluation
+from ars_jax.report.seed_curves import by_seed, whole_seeds
 from ars_jax.report.tables import MEASURES
 
 T = TypeVar("T")
@@ -63,19 +64,15 @@ def scores_of(results: Results) -> list[Scores]:
     Returns:
         One entry per arm, in order; a fold counts as missing where another seed or arm has it.
     """
-    folds = {trial.fold for arm in results.arms for trial in arm.trials}
-    return [_scores(arm, folds) for arm in results.arms]
+    return [_scores(arm, whole) for arm, whole in zip(results.arms, whole_seeds(results), strict=True)]
 
 
-def _scores(arm: Arm, folds: set[int | None]) -> Scores:
-    rows, partial = {}, []
-    for seed in sorted({trial.seed for trial in arm.trials}):
-        trials = [trial for trial in arm.trials if trial.seed == seed]
-        if {trial.fold for trial in trials} == folds:
-            rows[seed] = tuple(row for trial in trials for row in evaluation_of(trial).rows)
-        else:
-            partial.append(seed)
-    return Scores(arm, rows, tuple(partial))
+def _scores(arm: Arm, whole: Arm) -> Scores:
+    rows = {
+        seed: tuple(row for trial in trials for row in evaluation_of(trial).rows)
+        for seed, trials in by_seed(whole).items()
+    }
+    return Scores(arm, rows, tuple(seed for seed in by_seed(arm) if seed not in rows))
 
 
 def evaluation_of(trial: Trial) -> Evaluation:
