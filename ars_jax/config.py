@@ -293,7 +293,7 @@ def _split_rules(data: DataConfig) -> tuple[Rule, ...]:
     one = sum(way is not None for way in ways) <= 1
     drawn = sizes is None or (min(sizes[:2]) >= 1 and sizes[2] >= 0)
     return (
-        ("data.split, data.split_sizes, data.folds", ways, one, "one of them, the others null"),
+        ("data.split, data.split_sizes, data.folds", ways, one, "at most one of them"),
         ("data.split_sizes", sizes, drawn, "at least 1 training and 1 validation case, and 0 or more test cases"),
         ("data.folds", folds, folds is None or folds >= 2, "at least 2, or null"),
         ("data.fold", data.fold, 0 <= data.fold < (folds or 1), f"0 to {folds - 1}" if folds else "0 without folds"),

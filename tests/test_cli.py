@@ -285,7 +285,7 @@ FAULTS = {
     "no split": (f"{TRAIN}|--data.split=none.json", "none.json: found no such file"),
     "two ways of splitting": (
         f"{TRAIN}|--data.folds=2|--data.split_sizes=[2,1,1]",
-        "data.split, data.split_sizes, data.folds: found (None, (2, 1, 1), 2); wanted one of them",
+        "data.split, data.split_sizes, data.folds: found (None, (2, 1, 1), 2); wanted at most one",
     ),
     "a fold too many": (f"{TRAIN}|--data.folds=3|--data.fold=3", "data.fold: found 3; wanted 0 to 2"),
     "more folds than cases": (f"{TRAIN}|--data.folds=11", "{data}: found 10 labelled cases; wanted at least one for"),

@@ -1,6 +1,7 @@
 """The configurations of the paper's data sets: against its own table, and on cases of their layouts."""
 
 import dataclasses
+import functools
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,9 @@ PAPER: dict[str, dict[str, Any]] = {
 every_set = pytest.mark.parametrize("name", PAPER)
 
 
-def configured(name: str, *options: str) -> Config:
-    config = preset(name, ["--data.root=root", "--run.dir=run", *options])
+@functools.cache
+def configured(name: str) -> Config:
+    config = preset(name, ["--data.root=root", "--run.dir=run"])
     check_config(config)
     return config
 
