@@ -7,18 +7,21 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 
 from ars_jax.report.bands import REFERENCE_DASHES, band_figures, calm, draw_legend
 from ars_jax.report.results import Arm
 from ars_jax.report.runs import number
 from ars_jax.report.seed_curves import MEAN, Curve, common_name, final_curve, final_dsc, validation_curve
+from ars_jax.report.seeds import evaluation_of
 from ars_jax.report.style import FAINT, INK, NORMAL, RULE, SMALL, WIDTH_IN, run_colour
 from ars_jax.report.tables import TIMES
 
 GRID, LOW, RANGE = "loss.grid", "loss.a", "loss.b"
 ROW_IN = 0.22
 MARKERS = "osD^vPX"
+SHORT_AXIS = 26
+"""How many letters fit below the smallest panel."""
 NARROWEST_DSC = 0.02
 """The least that an axis of DSC spans, lest differences of a thousandth look large."""
 
@@ -42,11 +45,11 @@ def validation_figures(arms: Sequence[Arm]) -> dict[str, Figure]:
 
     def scale(panel: Axes) -> None:
         panel.set_xlim(0, last * 1.02 or 1.0)
-        panel.xaxis.set_major_locator(MaxNLocator(5, integer=last >= 5))
-        values = _drawn(panel)
-        # The start of the training, a tenth of the points, may leave the panel: its end is what is compared.
-        low = np.floor(np.quantile(values, 0.1) * 20) / 20 if values.size else 0.0
-        panel.set_ylim(max(0.0, min(0.95, low)), None)
+        panel.xaxis.set_major_locator(MaxNLocator(5, integer=last >= 5, steps=[1, 2, 5, 10]))
+        drawn = [np.asarray(line.get_ydata(), dtype=float) for line in panel.lines]
+        # The start of the training may leave the panel, since its end is what is compared.
+        low = min([*(values[-1] for values in drawn), np.quantile(np.concatenate(drawn), 0.1)]) if drawn else 0.0
+        panel.set_ylim(np.floor((low - 0.001) * 20) / 20, None)
 
     figures = band_figures(curves, _baseline(curves), scale, (unit, "DSC of the validation cases"))
     return {f"validation_curves{ending}": figure for ending, figure in figures.items()}
@@ -60,25 +63,24 @@ def division_figures(arms: Sequence[Arm]) -> dict[str, Figure]:
 
     Returns:
         Name of a file to a figure; none where no two arms differ in their grid alone. The baseline, which has no
-        regions, is a level line. The axis is logarithmic; a grid of three unlike sides lies at their geometric mean.
+        regions, is a level line. The coefficients stand equally far apart, by the geometric mean of their sides.
     """
     lines = [line for line in _alike(arms, (GRID,)) if len(line) > 1]
     if not lines:
         return {}
-    ticks = {_side(arm.settings[GRID]): _grid_name(arm.settings[GRID]) for line in lines for arm in line}
-    curves = [final_curve(line, [_side(arm.settings[GRID]) for arm in line]) for line in lines]
+    grids = {_grid_name(arm.settings[GRID]): arm.settings[GRID] for line in lines for arm in line}
+    names = sorted(grids, key=lambda name: (np.prod(np.ravel(grids[name])) ** (1 / np.size(grids[name])), name))
+    curves = [final_curve(line, [names.index(_grid_name(arm.settings[GRID])) for arm in line]) for line in lines]
+    crowded = sum(len(name) + 2 for name in names) > SHORT_AXIS
 
     def scale(panel: Axes) -> None:
-        panel.set_xscale("log", base=2)
-        panel.set_xlim(min(ticks) / 1.1, max(ticks) * 1.1)
-        panel.xaxis.set_major_locator(FixedLocator(sorted(ticks)))
-        panel.xaxis.set_minor_locator(NullLocator())
-        panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: ticks.get(value, "")))
+        panel.set_xlim(-0.25, len(names) - 0.75)
+        panel.set_xticks(range(len(names)), names, rotation=90 if crowded else 0)
         low, high = panel.get_ylim()
         spare = max(0.0, NARROWEST_DSC - (high - low)) / 2
         panel.set_ylim(low - spare, high + spare)
 
-    reference = _level(arms, (min(ticks), max(ticks)))
+    reference = _level(arms, (0, len(names) - 1))
     figures = band_figures(curves, reference, scale, ("division coefficient DC", scored_cases(arms)))
     return {f"division_curve{ending}": figure for ending, figure in figures.items()}
 
@@ -127,13 +129,8 @@ def scored_cases(arms: Sequence[Arm]) -> str:
     Returns:
         A label for an axis, such as "DSC of the test cases".
     """
-    evaluations = [trial.run.evaluation for arm in arms for trial in arm.trials]
-    kinds = {str(evaluation.about.get("cases", "scored")) for evaluation in evaluations if evaluation}
+    kinds = {str(evaluation_of(trial).about.get("cases", "scored")) for arm in arms for trial in arm.trials}
     return f"DSC of the {' and '.join(sorted(kinds))} cases"
-
-
-def _drawn(panel: Axes) -> np.ndarray:
-    return np.concatenate([np.empty(0), *(np.asarray(line.get_ydata(), dtype=float) for line in panel.lines)])
 
 
 def _baseline(curves: Sequence[Curve]) -> Curve | None:
@@ -160,12 +157,9 @@ def _alike(arms: Sequence[Arm], keys: tuple[str, ...]) -> list[list[Arm]]:
     return list(found.values())
 
 
-def _side(grid: Any) -> float:
-    return float(np.prod(np.ravel(grid)) ** (1 / np.size(grid)))
-
-
 def _grid_name(grid: Any) -> str:
-    return TIMES.join(str(side) for side in np.ravel(grid))
+    sides = [str(side) for side in np.ravel(grid)]
+    return sides[0] if len(set(sides)) == 1 else TIMES.join(sides)
 
 
 def _range(arm: Arm) -> tuple[float, float]:

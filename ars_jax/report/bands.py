@@ -110,19 +110,19 @@ def _groups_figure(
     columns = 2 if len(groups) in (2, 4) else 3
     rows = -(-len(groups) // columns)
     figure = Figure(figsize=(WIDTH_IN, 3.4 * rows), layout=ConstrainedLayoutEngine(h_pad=0.06))
-    axes = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
-    for panel in axes[len(groups) :]:
-        panel.remove()
-    for panel, (title, group) in zip(axes, groups.items(), strict=False):
+    panels = [figure.add_subplot(rows, columns, place) for place in range(1, len(groups) + 1)]
+    for place, (panel, (title, group)) in enumerate(zip(panels, groups.items(), strict=True)):
         calm(panel)
         handles = draw_bands(panel, group, MEAN, reference)
         panel.set_title(title, loc="left", fontsize=NORMAL, color=INK, pad=4, parse_math=False)
         scale(panel)
-        _label(panel, (labels[0], labels[1] if panel.get_subplotspec().is_first_col() else ""))
-        place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.14)}
-        draw_legend(panel, handles, WIDTH_IN / columns, _meaning(group, reference), **place)
-    low, high = zip(*(panel.get_ylim() for panel in axes[: len(groups)]), strict=True)
-    axes[0].set_ylim(min(low), max(high))
+        _label(panel, (labels[0], "" if place % columns else labels[1]))
+        where = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.14)}
+        draw_legend(panel, handles, WIDTH_IN / columns, _meaning(group, reference), **where)
+    # Each is scaled on its own before: a shared axis would keep the limits of the first.
+    low, high = zip(*(panel.get_ylim() for panel in panels), strict=True)
+    for panel in panels:
+        panel.set_ylim(min(low), max(high))
     return figure
 
 
@@ -132,7 +132,7 @@ def _mosaic(organs: int) -> tuple[Figure, list[Axes]]:
         figure = Figure(figsize=(WIDTH_IN / 2, 3.0), layout="constrained")
         panels = [figure.subplots()]
     else:
-        columns = min((3, 4), key=lambda count: (-(organs + 4) % count, -count))
+        columns = 4 if organs > 8 else min((4, 3), key=lambda count: -(organs + 4) % count)
         rows = max(2, -(-(organs + 4) // columns))
         figure = Figure(figsize=(WIDTH_IN, (1.5 if columns == 3 else 1.35) * rows + 0.5), layout="constrained")
         grid = figure.add_gridspec(rows, columns)
@@ -219,8 +219,9 @@ def _label(panel: Axes, labels: tuple[str, str]) -> None:
 def _meaning(curves: Sequence[Curve], reference: Curve | None) -> str:
     """What lines and bands are."""
     counts = _counts(curves, reference)
-    number = f"{max(counts)} seed{'s' * (max(counts) > 1)}" if len(counts) == 1 else "n seeds"
-    return f"mean over {number}" + (", band ± standard deviation" if max(counts) > 1 else "")
+    if counts == {1}:
+        return "one seed"
+    return f"mean over {max(counts) if len(counts) == 1 else 'n'} seeds, band ± standard deviation"
 
 
 def draw_legend(place: Figure | Axes, keys: Sequence[Line2D], width_in: float, title: str, **where: Any) -> None:

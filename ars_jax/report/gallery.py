@@ -31,6 +31,7 @@ from ars_jax.report.overlays import (
 from ars_jax.report.results import Arm
 from ars_jax.report.runs import organs_of
 from ars_jax.report.seed_curves import mean_case_dsc, median_trial
+from ars_jax.report.seeds import evaluation_of
 from ars_jax.report.style import FAINT, INK, NORMAL, SMALL, WIDTH_IN, organ_colour
 from ars_jax.report.tables import case_means
 
@@ -64,10 +65,7 @@ def _case_figure(case: str, rank: str, arms: Sequence[Arm], chooser: Arm) -> Fig
     shown = [(arm, trial) for arm in arms if (trial := median_trial(arm, case))]
     runs = [trial.run for _, trial in shown]
     picture = load_picture(case, runs, next(trial.run for arm, trial in shown if arm is chooser))
-    notes = []
-    for _, trial in shown:
-        mean = case_means(trial.run.evaluation)[case] if trial.run.evaluation else np.nan
-        notes.append(f"DSC {mean:.3f}, seed {trial.seed}")
+    notes = [f"DSC {case_means(evaluation_of(trial))[case]:.3f}, seed {trial.seed}" for _, trial in shown]
     heading = f"{case}, {rank}; DSC: mean over organs of this case, median seed of each arm"
     return slice_figure(picture, organs_of(runs), heading, [arm.name for arm, _ in shown], notes)
 
@@ -126,8 +124,9 @@ def _cut(picture: Picture) -> tuple[np.ndarray, list[np.ndarray | None], tuple[f
 
 
 def _panel_size(count: int, tall_mm: float, wide_mm: float) -> tuple[int, float, float]:
-    """Columns, and width and height of a panel in inches: few empty places, and about four columns."""
-    columns = min((3, 4, 5), key=lambda columns: (-count % columns, abs(columns - 4))) if count > 4 else max(count, 2)
+    """Columns, and width and height of a panel in inches: few empty places, and few rows."""
+    choices = (max(count, 2),) if count < 5 else (4, 3, 5) if count < 13 else (5, 6)
+    columns = min(choices, key=lambda columns: -count % columns)
     scale = min((WIDTH_IN / columns - GAP_IN) / wide_mm, TALLEST_IN / tall_mm)
     return columns, wide_mm * scale, tall_mm * scale
 
