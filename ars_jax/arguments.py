@@ -26,9 +26,8 @@ def phantom_arguments(parser: ArgumentParser) -> None:
 
 def check_arguments(parser: ArgumentParser) -> None:
     """Adds the arguments of `ars-jax check`."""
-    layouts = Literal["auto", "msd", "folders", "btcv", "pddca"]
     parser.add_argument("root", type=Path, help="folder of the data set")
-    parser.add_argument("--layout", type=layouts, default="auto", help="how it is arranged")
+    parser.add_argument("--layout", type=Layout, default="auto", help="how it is arranged")
     parser.add_argument("--labels", type=dict[str, int], default=None, help="organs and values, e.g. '{\"Liver\": 1}'")
     parser.add_argument("--repair", type=Path, default=None, help="new folder for a corrected copy")
 

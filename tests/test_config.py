@@ -8,7 +8,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 import yaml
 
-from ars_jax import cli
+from ars_jax import arguments, cli
 from ars_jax.config import (
     AugmentConfig,
     Config,
@@ -302,6 +302,7 @@ def test_words_that_stand_in_two_rooms_agree() -> None:
     """The command line repeats some, so that its help need not load what they belong to."""
     conventions = get_args(cli.Convention)
     assert conventions == tuple(surface.CONVENTIONS)
-    assert set(get_args(get_type_hints(DataConfig)["layout"])) == {"auto", *finders._FINDERS}
+    assert set(get_args(arguments.Layout)) == {"auto", *finders._FINDERS}
+    assert get_type_hints(DataConfig)["layout"] == arguments.Layout
     demo = preset("demo", ["--data.root=a", "--run.dir=b"])
     assert demo.data.pairs == PHANTOM_PAIRS
