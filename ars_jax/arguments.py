@@ -8,6 +8,7 @@ from jsonargparse import ArgumentParser
 from ars_jax.options import add_config
 
 Convention = Literal["paper-boundary", "paper-volume", "monai", "medpy", "deepmind"]
+Layout = Literal["auto", "msd", "folders", "btcv", "lits", "pddca", "dicom"]
 DEMO_CASES = 60
 
 
