@@ -8,7 +8,7 @@ from urllib.parse import quote
 from ars_jax.metrics.table import Line, Row
 from ars_jax.report.pairs import LEVEL, Difference, Pair, compare_all, exceeds_spread, least_corrected
 from ars_jax.report.results import Results
-from ars_jax.report.seed_curves import MEAN, organs_in
+from ars_jax.report.seed_curves import MEAN
 from ars_jax.report.seeds import Scores, Setting, over_seeds, scores_of, setting_of
 from ars_jax.report.sheets import (
     HIGHER,
@@ -53,16 +53,15 @@ def write_comparison(results: Results, out: Path) -> list[Path]:
     """
     scores = scores_of(results)
     setting = setting_of(results, scores)
-    sheets = comparison(results, scores, setting)
+    sheets = comparison(scores, setting)
     paths = [path for sheet in sheets for path in write_sheet(sheet, out)]
     return [*paths, write_text(out / "summary.md", summary(results, sheets, out))]
 
 
-def comparison(results: Results, scores: Sequence[Scores], setting: Setting) -> list[Sheet]:
+def comparison(scores: Sequence[Scores], setting: Setting) -> list[Sheet]:
     """Computes the tables of an experiment.
 
     Args:
-        results: of the experiment.
         scores: of its arms.
         setting: what its runs have in common.
 
@@ -70,7 +69,7 @@ def comparison(results: Results, scores: Sequence[Scores], setting: Setting) -> 
         The tables of organs, of measures and, where two arms have a seed in common, of tests.
     """
     lines = [over_seeds(entry) for entry in scores]
-    sheets = [_organ_sheet(results, scores, setting, lines), _measure_sheet(scores, setting, lines)]
+    sheets = [_organ_sheet(scores, setting, lines), _measure_sheet(scores, setting, lines)]
     tests = _test_sheet(scores, setting)
     return [*sheets, tests] if tests.parts else sheets
 
@@ -78,8 +77,8 @@ def comparison(results: Results, scores: Sequence[Scores], setting: Setting) -> 
 Lines = Sequence[tuple[dict[str, Line], Line | None]]
 
 
-def _organ_sheet(results: Results, scores: Sequence[Scores], setting: Setting, lines: Lines) -> Sheet:
-    organs = organs_in(results.arms)
+def _organ_sheet(scores: Sequence[Scores], setting: Setting, lines: Lines) -> Sheet:
+    organs = dict.fromkeys(organ for by_organ, _ in lines for organ in by_organ)
     cases = _cases_by_organ(scores)
     rows = [
         (word(organ), *_compared([by_organ.get(organ) for by_organ, _ in lines]), number(cases.get(organ, 0), 0))

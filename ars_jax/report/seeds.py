@@ -134,7 +134,7 @@ def _common(trials: Sequence[Trial], what: str, value: Callable[[Evaluation], T]
     if len(found) > 1:
         raise UserError(
             f"evaluations: {what}",
-            found=", ".join(f"{text or 'nothing'} in {run}" for text, run in found.items()),
+            found=", ".join(f"{text or 'nothing'} in {run}" for text, run in reversed(found.items())),
             wanted="all runs scored alike, since they are compared",
             fix="score the others again with ars-jax evaluate",
         )
