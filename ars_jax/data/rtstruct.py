@@ -162,23 +162,23 @@ def even_odd(polygons: Sequence[np.ndarray], shape: tuple[int, int]) -> np.ndarr
         bool [y, x].
     """
     height, width = shape
-    crossings = np.zeros((height, width + 1), np.int32)
+    crossings = np.zeros((height, width + 1), np.uint8)  # only their parity counts, so they may wrap round
     for corners in polygons:
         (y0, x0), (y1, x1) = corners.T, np.roll(corners, -1, axis=0).T
         first, stop = np.ceil(np.minimum(y0, y1)).astype(int), np.ceil(np.maximum(y0, y1)).astype(int)
         edge = np.repeat(np.arange(len(corners)), stop - first)
-        row = np.concatenate([np.arange(a, b) for a, b in zip(first, stop, strict=True)])
+        row = np.arange(len(edge)) - np.repeat(np.cumsum(stop - first) - stop, stop - first)
         x = x0[edge] + (row - y0[edge]) * (x1 - x0)[edge] / (y1 - y0)[edge]
         column = np.clip(np.ceil(np.round(x, 2 * _DECIMALS)), 0, width).astype(int)
         inside = (row >= 0) & (row < height)
         np.add.at(crossings, (row[inside], column[inside]), 1)
-    return np.cumsum(crossings[:, :width], axis=1) % 2 == 1
+    return np.bitwise_xor.accumulate(crossings[:, :width] % 2, axis=1).astype(bool)
 
 
 def _planes(indices: Sequence[np.ndarray], geometry: Geometry, name: object) -> dict[float, list[np.ndarray]]:
     """The polygons y, x of every plane by its height in slices; doubled polygons are left out."""
     thickness, slices = geometry.spacing[0], geometry.shape[0]
-    planes: dict[float, dict[frozenset[Any], np.ndarray]] = {}
+    planes: dict[float, dict[bytes, np.ndarray]] = {}
     height = -np.inf
     for points in sorted(indices, key=lambda points: points[:, 0].mean()):
         if np.ptp(points[:, 0]) > _FLAT:
@@ -187,7 +187,7 @@ def _planes(indices: Sequence[np.ndarray], geometry: Geometry, name: object) -> 
             raise UserError(name, found=found, wanted="contours parallel to the image's slices", fix=fix)
         if (points[:, 0].mean() - height) * thickness > _SAME_PLANE_MM:
             height = float(points[:, 0].mean())
-        planes.setdefault(height, {})[frozenset(map(tuple, points[:, 1:]))] = points[:, 1:]
+        planes.setdefault(height, {})[np.unique(points[:, 1:], axis=0).tobytes()] = points[:, 1:]
     for height in planes:
         if not -1 < height < slices:
             place = f"{height * thickness:.4g} mm from the first slice"
