@@ -136,6 +136,70 @@ def test_btcv_pairs_by_number(tmp_path: Path):
     assert dataset.orphans == (tmp_path / "label/label0003.nii.gz",)
 
 
+def test_btcv_serves_eight_of_its_organs_in_the_order_asked_for(tmp_path: Path):
+    values = range(14)
+    path = volume(tmp_path / "label/label0001.nii.gz", {(0, value // 5, value % 5): value for value in values})
+    touch(tmp_path, "img/img0001.nii.gz")
+    organs = ("Aorta", "Gallbladder", "Kidney_L", "Kidney_R", "Liver", "Pancreas", "Spleen", "Stomach")
+    dataset = find_dataset(tmp_path, labels={organ: BTCV_LABELS[organ] for organ in organs})
+    assert (tuple(dataset.labels), dataset.cases[0].label) == (organs, path)
+    label = read_label(dataset.cases[0], dataset.labels, GRID).array[0].ravel()
+    assert label[:14].tolist() == [0, 7, 4, 3, 2, 0, 5, 8, 1, 0, 0, 6, 0, 0]
+
+
+@pytest.mark.parametrize("zipped", ["", ".gz"])
+@pytest.mark.parametrize(
+    ("images", "labels"),
+    [("", ""), ("Training Batch 1/", "Training Batch 1/"), ("media/nas/LITS/Training Batch 2/",) * 2, ("ct/", "seg/")],
+    ids=["one folder", "batch", "deep", "apart"],
+)
+def test_lits_pairs_by_number_wherever_the_files_were_unpacked(tmp_path: Path, images: str, labels: str, zipped: str):
+    touch(tmp_path, *(f"{images}volume-{number}.nii{zipped}" for number in (0, 28, 131)))
+    touch(tmp_path, *(f"{labels}segmentation-{number}.nii{zipped}" for number in (0, 28, 53)))
+    touch(tmp_path, f"{images}test-volume-0.nii{zipped}", f"{images}._volume-0.nii", f"{images}volume-0.txt")
+    dataset = find_dataset(tmp_path)
+    assert (dataset.layout, dataset.labels) == ("lits", {"Liver": 1, "Tumour": 2})
+    assert names(dataset) == ["volume-0", "volume-131", "volume-28"]
+    assert dataset.cases[2].label == tmp_path / f"{labels}segmentation-28.nii{zipped}"
+    assert not dataset.cases[1].labelled
+    assert dataset.orphans == (tmp_path / f"{labels}segmentation-53.nii{zipped}",)
+
+
+def test_lits_takes_both_batches_and_no_number_twice(tmp_path: Path):
+    touch(tmp_path, "Training Batch 1/volume-0.nii", "Training Batch 2/volume-28.nii")
+    assert names(find_dataset(tmp_path)) == ["volume-0", "volume-28"]
+    assert list(find_dataset(tmp_path, labels={"Liver": 1}).labels) == ["Liver"]
+    touch(tmp_path, "Training Batch 2/volume-0.nii.gz")
+    with pytest.raises(UserError, match=r"Training Batch 2/volume-0.nii.gz: found also .*Training Batch 1/volume-0"):
+        find_dataset(tmp_path)
+
+
+def test_the_files_beside_the_cases_of_pddca_are_passed_over(tmp_path: Path):
+    root = pddca(tmp_path)
+    touch(root, "c1/landmarks/chin.fcsv", "c1/structures/notes.txt", "c1/structures/._Mandible.nrrd", "c1/img.txt")
+    touch(root, "readme.pdf", "docs/a.txt", "c3/structures/Mandible.nrrd")
+    dataset = find_dataset(root)
+    assert (names(dataset), list(dataset.labels)) == (["c1", "c2"], ["BrainStem", "Chiasm", "Mandible"])
+    assert dataset.orphans == (root / "c3" / "structures",)
+
+
+def test_the_parts_of_pddca_may_lie_in_folders_of_their_own(tmp_path: Path):
+    pddca(tmp_path / "part1")
+    touch(tmp_path, "part2/c4/img.nrrd", "part2/c4/structures/Mandible.nrrd")
+    assert names(find_dataset(tmp_path)) == ["c1", "c2", "c4"]
+    touch(tmp_path, "part2/c1/img.nrrd")
+    with pytest.raises(UserError, match=r"part2/c1: found also .*part1/c1"):
+        find_dataset(tmp_path)
+
+
+def test_a_folder_of_segmentations_beside_each_ct(tmp_path: Path):
+    touch(tmp_path, "s1/ct.nii.gz", "s1/segmentations/liver.nii.gz", "s2/ct.nii.gz", "s2/segmentations/spleen.nii.gz")
+    touch(tmp_path, "meta.csv")
+    dataset = find_dataset(tmp_path)
+    assert (dataset.layout, dataset.labels) == ("pddca", {"liver": 1, "spleen": 2})
+    assert [list(case.masks) for case in dataset.cases] == [["liver"], ["spleen"]]
+
+
 def test_an_unknown_folder_says_what_was_looked_for(tmp_path: Path):
     with pytest.raises(UserError, match=r"no known layout.*msd.*folders.*btcv.*lits.*pddca.*dicom"):
         find_dataset(tmp_path)
