@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
 
-from ars_jax.options import add_config
+from ars_jax.options import add_config, add_experiment
 
 Convention = Literal["paper-boundary", "paper-volume", "monai", "medpy", "deepmind"]
 Layout = Literal["auto", "msd", "folders", "btcv", "lits", "pddca", "dicom"]
@@ -37,6 +37,11 @@ def train_arguments(parser: ArgumentParser) -> None:
     """Adds the arguments of `ars-jax train`."""
     add_config(parser)
     parser.add_argument("--resume", action="store_true", help="go on from the run's newest checkpoint")
+
+
+def experiment_arguments(parser: ArgumentParser) -> None:
+    """Adds the arguments of `ars-jax experiment`."""
+    add_experiment(parser)
 
 
 def predict_arguments(parser: ArgumentParser) -> None:

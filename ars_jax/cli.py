@@ -18,6 +18,7 @@ from ars_jax.arguments import (
     check_arguments,
     demo_arguments,
     evaluate_arguments,
+    experiment_arguments,
     gradcheck_arguments,
     gradients_arguments,
     phantom_arguments,
@@ -27,7 +28,7 @@ from ars_jax.arguments import (
 )
 from ars_jax.config import Config, LossConfig, check_config
 from ars_jax.errors import UserError
-from ars_jax.options import as_user_error, build_config, preset, read_config
+from ars_jax.options import as_user_error, build_config, build_experiment, preset, read_config
 
 Command = Callable[[Namespace, Console], None]
 
@@ -41,8 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words after `ars-jax`; those of the process by default.
 
     Returns:
-        Exit status: 0, 1 where `check` found an error in the data or `gradcheck` a difference beyond its tolerance,
-        2 for a fault in the input (told in one line), 130 when interrupted.
+        Exit status: 0, 1 where `check` found an error in the data, `gradcheck` a difference beyond its tolerance or
+        `experiment` a run without result, 2 for a fault in the input (told in one line), 130 when interrupted.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     # Paths and names may hold brackets, which would be read as markup.
@@ -65,8 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 2
     except KeyboardInterrupt:
-        hint = "; with --resume it goes on from its newest checkpoint" if words[:1] == ["train"] else ""
-        errors.print(f"ars-jax: interrupted{hint}")
+        hints = {"train": "; with --resume it goes on", "experiment": "; the same command goes on"}
+        errors.print(f"ars-jax: interrupted{hints.get(words[0] if words else '', '')}")
         return 130
     return 0
 
@@ -134,6 +135,18 @@ def _train(arguments: Namespace, console: Console) -> None:
     config = build_config(arguments)
     train(config, resume=arguments.resume, console=console)
     console.print(f"run in {config.run.dir}; next: ars-jax evaluate {config.run.dir}", soft_wrap=True)
+
+
+def _experiment(arguments: Namespace, console: Console) -> None:
+    from ars_jax.experiment import run_experiment
+
+    config, experiment = build_experiment(arguments)
+    missing = run_experiment(config, experiment, console)
+    console.print(f"runs, tables and figures in {config.run.dir}", soft_wrap=True)
+    for line in missing:
+        console.print(f"missing: {line}", soft_wrap=True)
+    if missing:
+        raise _FaultsShownError
 
 
 def _predict(arguments: Namespace, console: Console) -> None:
@@ -288,6 +301,7 @@ _COMMANDS: dict[str, tuple[Command, Callable[[ArgumentParser], None]]] = {
     "phantom": (_phantom, phantom_arguments),
     "check": (_check, check_arguments),
     "train": (_train, train_arguments),
+    "experiment": (_experiment, experiment_arguments),
     "predict": (_predict, predict_arguments),
     "evaluate": (_evaluate, evaluate_arguments),
     "report": (_report, report_arguments),
@@ -300,6 +314,8 @@ _HELP = {
     "phantom": "write a data set of made-up heads and necks",
     "check": "name every fault of a data set by file; exit status 1 if there is an error",
     "train": "train a V-Net and leave a run folder",
+    "experiment": "train objectives x settings x folds x seeds and compare them in tables and figures; exits with 1 if "
+    "a run is missing",
     "predict": "write label maps on the images' own grids",
     "evaluate": "score a run, or a folder of label maps, as a table, CSV and JSON",
     "report": "show curves, tables and overlays of runs on one HTML page",

@@ -17,7 +17,18 @@ from ars_jax.metrics.table import read_json
 from tests.data.synthetic import LABELS, grid
 from tests.small_runs import SmallRun, files_of, quick_compilation, trained_run, write_data_set
 
-COMMANDS = ("demo", "phantom", "check", "train", "predict", "evaluate", "report", "gradcheck", "gradients")
+COMMANDS = (
+    "demo",
+    "phantom",
+    "check",
+    "train",
+    "experiment",
+    "predict",
+    "evaluate",
+    "report",
+    "gradcheck",
+    "gradients",
+)
 HELP = """
 import sys
 from ars_jax.cli import main
@@ -60,6 +71,8 @@ def test_help_is_shown_without_loading_what_it_does_not_need() -> None:
         assert command in bare
         assert "usage:" in text
     assert "--loss.adaptive_gradient" in done.stdout
+    assert "--experiment.seeds" in done.stdout
+    assert "smoothing in voxels" in done.stdout, "the keys are not explained"
 
 
 def test_training_tells_device_progress_and_what_comes_next(run: SmallRun) -> None:

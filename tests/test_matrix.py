@@ -5,11 +5,14 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from jsonargparse import ArgumentParser
 
 from ars_jax.config import Config, DataConfig, Objective, RunConfig, TrainConfig
 from ars_jax.errors import UserError
 from ars_jax.matrix import NAMES, ExperimentConfig, plan_arms, plan_trials
+from ars_jax.options import add_experiment, build_experiment
 
+CONFIGS = Path(__file__).parents[1] / "configs"
 BASE = Config(DataConfig(Path("/data")), RunConfig(Path("/out")), train=TrainConfig(epochs=3))
 REGIONAL = ("baseline", "baseline+rs", "baseline+ars")
 
@@ -113,3 +116,16 @@ def test_folders_are_names_that_every_file_system_takes() -> None:
 def test_choices_that_mean_nothing_are_refused_by_key(choices: dict[str, Any], key: str) -> None:
     with pytest.raises(UserError, match=key):
         plan_trials(BASE, ExperimentConfig(**choices))
+
+
+@pytest.mark.parametrize(
+    ("name", "arms", "runs"), [("divisions", 1 + 7 + 7, 45), ("ranges", 1 + 6, 21), ("losses", 6, 18)]
+)
+def test_the_papers_ablations_go_on_top_of_a_data_sets_configuration(name: str, arms: int, runs: int) -> None:
+    files = [f"--config={CONFIGS / f'{name}.yaml'}" for name in ("pddca", f"paper_{name}")]
+    parser = ArgumentParser(exit_on_error=False)
+    add_experiment(parser)
+    config, experiment = build_experiment(parser.parse_args([*files, "--data.root=/data", "--run.dir=/out"]))
+    trials = plan_trials(config, experiment)
+    assert config.prepare.spacing == (1.5, 1.5, 1.5)
+    assert (len({trial.arm.name for trial in trials}), len(trials)) == (arms, runs)
