@@ -85,7 +85,7 @@ def _organ_sheet(scores: Sequence[Scores], setting: Setting, lines: Lines) -> Sh
         for organ in organs
     ]
     total = (word(MEAN), *_compared([overall for _, overall in lines]), Cell("", (None,)))
-    arms = [Column(entry.arm.name + _fewer(entry, setting), _mean_sd(entry.arm.name)) for entry in scores]
+    arms = [Column(_heading(entry, setting), _mean_sd(entry.arm.name)) for entry in scores]
     note = (
         f"Mean over seeds of the mean over cases{_spread(setting)}; the last row is the mean over organs. Bold is best "
         "as printed. A missed organ and an invented one count as 0. Cases: those whose reference has the organ."
@@ -128,12 +128,12 @@ def _measure_sheet(scores: Sequence[Scores], setting: Setting, lines: Lines) -> 
         rows.append((word(entry.arm.name), number(len(entry.rows), 0), *values, *_failures(_rows([entry]))))
     arrows = [LOWER if measure.unit else HIGHER for measure in MEASURES]
     measures = [
-        Column(" ".join([m.title, m.unit, arrow]).replace("  ", " "), _mean_sd(m.field))
+        Column("\n".join(f"{m.title} {m.unit} {arrow}".split()).replace(f"\n{arrow}", f" {arrow}"), _mean_sd(m.field))
         for m, arrow in zip(MEASURES, arrows, strict=True)
     ]
     failures = (
         Column(f"Misses {LOWER}", ("misses", "references")),
-        Column(f"False alarms {LOWER}", ("false_alarms", "without_reference")),
+        Column(f"False\nalarms {LOWER}", ("false_alarms", "without_reference")),
     )
     note = (
         f"Mean over seeds of the mean over organs of the mean over cases{_spread(setting)}. {HIGHER} higher is better, "
@@ -168,11 +168,11 @@ def _test_sheet(scores: Sequence[Scores], setting: Setting) -> Sheet:
     pairs = compare_all(scores)
     columns = (
         Column("Organ", ("organ",)),
-        Column("Mean difference", _mean_sd("difference")),
-        Column("Exceeds spread", ("exceeds_spread",)),
-        Column("Better in seeds", ("better_seeds", "seeds")),
+        Column("Mean\ndifference", _mean_sd("difference")),
+        Column("Exceeds\nspread", ("exceeds_spread",)),
+        Column("Better\nin seeds", ("better_seeds", "seeds")),
         Column("Cases", ("cases", "equal_cases")),
-        Column("Median difference", ("median",)),
+        Column("Median\ndifference", ("median",)),
         Column("W", ("statistic",)),
         Column("p", ("p", "method")),
         Column("p (Holm)", ("p_holm",)),
@@ -289,9 +289,11 @@ def _mean_sd(key: str) -> tuple[str, str]:
     return f"{key} mean", f"{key} sd"
 
 
-def _fewer(entry: Scores, setting: Setting) -> str:
-    """Marks an arm that lacks seeds which others have."""
-    return "" if len(entry.rows) == len(setting.seeds) else f" ({len(entry.rows)} of {len(setting.seeds)} seeds)"
+def _heading(entry: Scores, setting: Setting) -> str:
+    """The arm's name, a line for each of its settings, and how many seeds it has where it lacks some."""
+    name = re.sub(r", (?![^\[]*\])", ",\n", entry.arm.name)  # not the comma of a range [a, b]
+    fewer = len(entry.rows) < len(setting.seeds)
+    return name + f"\n({len(entry.rows)} of {len(setting.seeds)} seeds)" * fewer
 
 
 def _unfinished(scores: Sequence[Scores], setting: Setting) -> list[str]:

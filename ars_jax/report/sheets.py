@@ -42,7 +42,7 @@ class Column:
     """The head of a column.
 
     Args:
-        title: what the reader sees.
+        title: what the reader sees; it may be printed in several lines, which a line feed divides.
         keys: the heads of its columns in the CSV file.
     """
 
@@ -276,7 +276,7 @@ def _latex_table(sheet: Sheet, parts: Sequence[Part], label: str, note: str) -> 
         "  \\sbox0{%",
         f"  \\begin{{tabular}}{{l{'r' * (len(sheet.columns) - 1)}}}",
         "    \\toprule",
-        f"    {' & '.join(_escaped(column.title) for column in sheet.columns)} \\\\",
+        f"    {' & '.join(_latex_head(column.title) for column in sheet.columns)} \\\\",
         *(line for part in parts for line in _latex_part(part, len(sheet.columns))),
         "    \\bottomrule",
         "  \\end{tabular}}%",
@@ -293,6 +293,11 @@ def _latex_part(part: Part, width: int) -> list[str]:
         rows.insert(-1, f"    \\cmidrule(l){{2-{width}}}" if part.name else "    \\midrule")
     heading = f"    \\multicolumn{{{width}}}{{l}}{{\\emph{{{_escaped(part.name)}}}}} \\\\"
     return ["    \\midrule", *([heading] * bool(part.name)), *rows]
+
+
+def _latex_head(title: str) -> str:
+    stacked = " \\\\ ".join(_escaped(line) for line in title.split("\n"))
+    return f"\\shortstack[r]{{{stacked}}}" if "\n" in title else stacked
 
 
 def _latex_cell(cell: Cell) -> str:
