@@ -166,7 +166,7 @@ def _range(arm: Arm) -> tuple[float, float]:
     """A and B; one of them may be the same in all arms and so stand in the configuration only."""
     loss: Mapping[str, Any] = arm.trials[0].run.config.get("loss") or {}
     low, wide = (number(arm.settings.get(key, loss.get(key.removeprefix("loss.")))) for key in (LOW, RANGE))
-    return low, wide
+    return round(low, 9), round(wide, 9)
 
 
 def _draw_ranges(panel: Axes, ranges: Sequence[tuple[float, float]]) -> None:

@@ -187,11 +187,9 @@ def test_range_rows_show_every_seed_its_mean_and_the_baseline() -> None:
 
 def test_modes_share_a_row_without_covering_each_other() -> None:
     arms = [
-        scored(
-            f"B+ARS, [{a}, 0.9], {mode}", "baseline+ars", [0.5], loss_a=a, loss_b=0.9 - a, loss_adaptive_gradient=mode
-        )
+        scored(f"B+ARS, [{a}, 0.9], {mode}", "baseline+ars", [0.5], loss_a=a, loss_b=b, loss_adaptive_gradient=mode)
         for a in (0.1, 0.3)
-        for mode in ("through", "stop")
+        for mode, b in (("through", 0.9 - a), ("stop", round(0.9 - a, 9)))
     ]
     (figure,) = range_figures(arms).values()
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["[0.1, 0.9]", "[0.3, 0.9]"]
