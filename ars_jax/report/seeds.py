@@ -169,3 +169,66 @@ def _joined(lines: Sequence[Line]) -> Line:
         false_alarms=sum(line.false_alarms for line in lines),
         **means,
     )
+
+
+def header(setting: Setting, *, surfaces: bool) -> str:
+    """Says what was scored, for the head of a table.
+
+    Args:
+        setting: what all runs have in common.
+        surfaces: whether the table has measures between surfaces, so that their convention belongs to it.
+
+    Returns:
+        One line.
+    """
+    kind = f" {setting.cases}" if setting.cases else ""
+    parts = [f"Data: {setting.data}"] * bool(setting.data)
+    parts.append(f"{setting.count}{kind} case{'s' * (setting.count != 1)}")
+    parts += [f"{setting.folds} folds, pooled"] * bool(setting.folds)
+    parts.append(_seeds(setting.seeds))
+    parts += [f"{setting.checkpoint} checkpoint"] * bool(setting.checkpoint)
+    if surfaces:
+        parts.append(f"surface distances in mm by the convention {setting.convention}")
+        known = setting.tolerance_mm is not None
+        parts += [f"surface Dice at {setting.tolerance_mm:g} mm"] * known
+    return "; ".join(parts) + "."
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return f"{len(seeds)} seed{'s' * (len(seeds) != 1)} ({', '.join(map(str, seeds))})"
+
+
+def facts(setting: Setting) -> dict[str, str | float | None]:
+    """Says the same for programs.
+
+    Args:
+        setting: what all runs have in common.
+
+    Returns:
+        Columns of a CSV file.
+    """
+    scored = {"data": setting.data, "scored": setting.cases, "checkpoint": setting.checkpoint}
+    return scored | {"convention": setting.convention, "tolerance_mm": setting.tolerance_mm}
+
+
+def reservations(scores: Sequence[Scores], setting: Setting) -> list[str]:
+    """Says what a reader must hold against the values.
+
+    Args:
+        scores: of all arms.
+        setting: what their runs have in common.
+
+    Returns:
+        Sentences: the cases chose the checkpoint, runs are missing, or not all scored the same cases; mostly none.
+    """
+    said = []
+    if setting.cases == "validation" and setting.checkpoint == "best":
+        said.append("The best checkpoint was chosen by the DSC of these very cases: on unseen ones all arms are worse.")
+    for entry in scores:
+        lacking = sorted({*setting.seeds, *entry.partial} - set(entry.rows))
+        if lacking:
+            said.append(f"{entry.arm.name} is not finished for seed {', '.join(map(str, lacking))}.")
+    cases = {frozenset(row.case for row in of_seed) for entry in scores for of_seed in entry.rows.values()}
+    if len(cases) > 1:
+        said.append("Not all runs scored the same cases: means are of unlike cases, while the tests take common ones.")
+    return said

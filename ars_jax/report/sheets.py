@@ -115,6 +115,18 @@ def number(value: float | None, digits: int, *, signed: bool = False, bold: bool
     return Cell(_written(value, digits, signed), (value,), bold=bold)
 
 
+def mean_keys(name: str) -> tuple[str, str]:
+    """Heads of the CSV columns of `mean_spread`.
+
+    Args:
+        name: of what is averaged.
+
+    Returns:
+        Two names.
+    """
+    return f"{name} mean", f"{name} sd"
+
+
 def mean_spread(value: Statistic | None, digits: int, *, signed: bool = False, bold: bool = False) -> Cell:
     """A cell of a mean and its standard deviation.
 

@@ -38,6 +38,7 @@ MEASURES = (
     Measure("hd95_mm", "HD95", "mm", 2, surface=True),
     Measure("asd_mm", "ASD", "mm", 2, surface=True),
 )
+DSC = next(measure for measure in MEASURES if measure.field == "dsc")
 _HD95 = next(measure for measure in MEASURES if measure.field == "hd95_mm")
 
 

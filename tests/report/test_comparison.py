@@ -103,7 +103,7 @@ def test_measures_are_the_mean_over_organs_and_seeds(results: Results, written: 
             check({"x mean": line[f"{key} mean"], "x sd": line[f"{key} sd"]}, "x", seeds)
 
 
-@pytest.mark.parametrize("key", ["organs", "measures", "tests"])
+@pytest.mark.parametrize("key", ["organs", "measures", "pairs", "tests"])
 def test_markdown_and_latex_show_the_rounded_numbers_of_the_csv_file(written: Path, key: str) -> None:
     shown = {ending: (written / f"{key}.{ending}").read_text(encoding="utf-8") for ending in ("md", "tex")}
     for line in read_csv(written / f"{key}.csv"):
@@ -114,7 +114,7 @@ def test_markdown_and_latex_show_the_rounded_numbers_of_the_csv_file(written: Pa
                     assert f"{abs(float(value)):.{digits}f}" in text, name
 
 
-@pytest.mark.parametrize("key", ["organs", "measures", "tests"])
+@pytest.mark.parametrize("key", ["organs", "measures", "pairs", "tests"])
 def test_every_file_says_what_was_scored_and_none_says_nan(written: Path, key: str) -> None:
     for line in read_csv(written / f"{key}.csv"):
         told = [line[fact] for fact in ("data", "scored", "checkpoint", "convention", "tolerance_mm")]
@@ -218,6 +218,12 @@ def test_one_arm_alone_is_not_tested(tmp_path: Path) -> None:
     assert names == {"summary.md", *(f"{key}.{end}" for key in ("organs", "measures") for end in ("md", "csv", "tex"))}
 
 
+def test_pairs_are_the_last_rows_of_the_tests(written: Path) -> None:
+    pairs, tests = read_csv(written / "pairs.csv"), read_csv(written / "tests.csv")
+    assert [line["comparison"] for line in pairs] == ["B+RS minus B", "B+ARS minus B", "B+ARS minus B+RS"]
+    assert pairs == [{k: v for k, v in line.items() if k != "organ"} for line in tests if "mean" in line["organ"]]
+
+
 def test_tests_that_cannot_be_significant_say_so(written: Path) -> None:
     text = (written / "tests.md").read_text(encoding="utf-8")
     assert "no corrected p can fall below 0.5" in text, "four cases and four tests: 4 x 2 / 2^4"
@@ -318,10 +324,10 @@ def test_the_summary_has_every_table_and_shows_the_figures_that_are_there(result
         (figures / name).touch()
     write_comparison(results, tmp_path / "tables")
     summary = (tmp_path / "tables" / "summary.md").read_text(encoding="utf-8")
-    for key in ("organs", "measures", "tests"):
-        rows = [line for line in (tmp_path / "tables" / f"{key}.md").read_text("utf-8").split("\n") if line[:1] == "|"]
-        assert rows
-        assert "\n".join(line for line in summary.split("\n") if line in rows).startswith(rows[0])
+    for key in ("organs", "measures", "pairs", "tests"):
+        tables = re.findall(r"(?:^\|.*\n)+", (tmp_path / "tables" / f"{key}.md").read_text("utf-8"), re.MULTILINE)
+        assert len(tables) == (3 if key == "tests" else 1)
+        assert all(table in summary for table in tables)
         assert f"]({key}.tex)" in summary
     links = re.findall(r"!\[([^]]*)\]\(([^)]*)\)", summary)
     assert links == [
@@ -375,7 +381,7 @@ def test_parts_that_do_not_fit_on_a_page_go_on_the_next_and_the_notes_stand_on_t
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex here")
 def test_latex_compiles(written: Path, tmp_path: Path) -> None:
     (tmp_path / "nasty.tex").write_text(latex(nasty_sheet()), encoding="utf-8")
-    for key in ("organs", "measures", "tests"):
+    for key in ("organs", "measures", "pairs", "tests"):
         shutil.copy(written / f"{key}.tex", tmp_path)
     inputs = "".join(f"\\input{{{key}}}" for key in ("organs", "measures", "tests", "nasty"))
     packages = "\\documentclass{article}\\usepackage{booktabs,graphicx}"
