@@ -21,7 +21,8 @@ COLUMNS = (
 
 SHORT = (
     "One row per pair of arms, taken from the table by organ, which explains the columns; p (Holm) is corrected for "
-    "the tests of all organs. Differences and the spread between seeds speak of training again, p-values of other cases."
+    "the tests of all organs. Differences and their spread between seeds speak of training again, p-values of other "
+    "cases."
 )
 
 

@@ -17,12 +17,12 @@ from ars_jax.metrics.table import Row
 from ars_jax.report.comparison import comparison, write_comparison
 from ars_jax.report.results import Results, read_results
 from ars_jax.report.seeds import Setting, over_seeds, scores_of
-from ars_jax.report.sheets import HIGHER, LOWER, MINUS, NONE, Cell, Column, Part, Sheet, as_csv, latex, markdown
+from ars_jax.report.sheets import HIGHER, LOWER, NONE, Cell, Sheet, latex
 from tests.report.fake_experiments import CASES, FakeArm, make_experiment
 from tests.report.fake_runs import ORGANS
 from tests.report.made_up_scores import ABSENT, INVENTED, made_up
+from tests.report.test_sheets import nasty_sheet
 
-NASTY = r"B_1 & 50% #$~^\{x}| *b* [3] <i> `c`"
 SETTING = Setting("heads", "test", "best", "monai", 2.0, 4, (0, 1), None)
 
 
@@ -335,47 +335,6 @@ def test_the_summary_has_every_table_and_shows_the_figures_that_are_there(result
         ("Validation DSC by epoch 2", "../figures/validation_curves_2.png"),
         ("Overlays of a b", "../figures/overlays_a%20b.png"),
     ]
-
-
-def nasty_sheet(parts: int = 2, rows: int = 2) -> Sheet:
-    row = (Cell(NASTY, (NASTY,)), Cell("0.5", (0.51234567,), "0.1", bold=True))
-    columns = (Column(NASTY, ("name",)), Column(f"DSC {HIGHER}", ("dsc",)))
-    named = tuple(Part(f"{NASTY} {place}", (row,) * rows, total=True) for place in range(parts))
-    return Sheet("nasty", NASTY, f"{NASTY} ± {MINUS}1", columns, named, f"{NONE} {NASTY}", {"data": NASTY})
-
-
-def test_names_of_any_letters_stay_names_in_csv(tmp_path: Path) -> None:
-    (tmp_path / "nasty.csv").write_text(as_csv(nasty_sheet()), encoding="utf-8")
-    lines = read_csv(tmp_path / "nasty.csv")
-    assert lines[0] == {"comparison": f"{NASTY} 0", "name": NASTY, "dsc": "0.512346", "data": NASTY}
-    assert len(lines) == 4
-
-
-def test_names_of_any_letters_neither_break_nor_format_a_markdown_table() -> None:
-    for line in markdown(nasty_sheet(), level=2).split("\n"):
-        if line.startswith("|"):
-            assert len(re.findall(r"(?<!\\)\|", line)) == 3
-        assert not re.search(r"(?<!\\)[_`<\[]", line)
-
-
-def test_latex_is_well_formed_for_names_of_any_letters() -> None:
-    text = latex(nasty_sheet())
-    bare = re.sub(r"\\[\\&%$#_{}]", "", text)
-    assert bare.count("{") == bare.count("}")
-    assert bare.count("$") % 2 == 0
-    body = [line for line in text.split("\n") if line.endswith("\\\\") and "multicolumn" not in line]
-    assert len(body) == 1 + 2 * 2
-    for line in body:
-        assert len(re.findall(r"(?<!\\)&", line)) == 1
-    for environment in ("table", "tabular", "minipage"):
-        assert text.count(f"\\begin{{{environment}}}") == text.count(f"\\end{{{environment}}}") == 1
-
-
-def test_parts_that_do_not_fit_on_a_page_go_on_the_next_and_the_notes_stand_on_the_last() -> None:
-    text = latex(nasty_sheet(parts=5, rows=20))
-    assert re.findall(r"\\label\{(.*?)\}", text) == ["tab:nasty", "tab:nasty-2", "tab:nasty-3"]
-    assert text.count("see Table~\\ref{tab:nasty-3}") == 2
-    assert text.count("multicolumn") == 5
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex here")
