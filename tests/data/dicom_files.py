@@ -54,7 +54,7 @@ def write_series(
         dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 16, 15, 1
         dataset.RescaleIntercept, dataset.RescaleSlope = 0, 1
         dataset.PixelData = pixels.tobytes()
-        dataset.save_as(folder / f"{(7 * index) % 101:03d}{ending}", enforce_file_format=True)
+        dataset.save_as(folder / f"{(7 * index) % 997:03d}{ending}", enforce_file_format=True)
     return folder
 
 

@@ -46,6 +46,19 @@ def test_the_data_file_beside_a_header_changes_the_key(tmp_path, ending, data):
     assert cache_key(case, LABELS, PLAN) != before
 
 
+def test_a_structure_set_and_the_names_looked_for_in_it_change_the_key(tmp_path):
+    image, structures = tmp_path / "ct.nii", tmp_path / "rs.dcm"
+    image.write_bytes(b"ct")
+    structures.write_bytes(b"before")
+    names = {"Ball_L": ("Ball_L",), "Ball_R": ("Ball_R",)}
+    keys = [cache_key(Case("a", image, structures=structures, contours=names), LABELS, PLAN)]
+    renamed = names | {"Ball_L": ("Ball_L", "left ball")}
+    keys.append(cache_key(Case("a", image, structures=structures, contours=renamed), LABELS, PLAN))
+    structures.write_bytes(b"after")
+    keys.append(cache_key(Case("a", image, structures=structures, contours=names), LABELS, PLAN))
+    assert len({cache_key(Case("a", image), LABELS, PLAN), *keys}) == 4
+
+
 def test_a_copied_data_set_keeps_its_keys(tmp_path):
     first, second = written(tmp_path / "here"), written(tmp_path / "there")
     assert first.image != second.image

@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from contourpy import contour_generator
 
 from ars_jax.data.rtstruct import contour_names, even_odd, fill_contours, read_structures, referenced_series, series_of
-from ars_jax.data.volumes import Geometry, Volume
+from ars_jax.data.volumes import Geometry, Volume, read_volume
 from ars_jax.errors import UserError
 from tests.data.dicom_files import FRAME, SERIES, box_contours, positions, write_dose, write_series, write_structures
 from tests.data.synthetic import LABELS, ORIENTATIONS, ct, grid
 from tests.oracles.polygons import filled
+from tests.realdata import real_data
 
 GRID = Geometry((6, 20, 24), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
 
@@ -209,6 +211,21 @@ def test_a_file_of_other_bytes_never_gives_a_traceback(tmp_path: Path):
         with warnings.catch_warnings(), contextlib.suppress(UserError):
             warnings.simplefilter("ignore")
             read_structures(tmp_path / "rs.dcm", {"Cord": ("Cord",)}, GRID)
+
+
+def test_contours_of_a_real_lung_with_vessels_give_its_voxels_back(tmp_path: Path):
+    organ = "Lung-Rt"
+    folder = next(path for path in sorted(real_data("headneck_two_readers", "0522c0331").iterdir()) if path.is_dir())
+    mask = read_volume(folder / f"{organ}.nrrd")
+    drawn = mask.array > 0
+    contours = []
+    for z in np.flatnonzero(drawn.any(axis=(1, 2))):
+        lines: Any = contour_generator(z=np.pad(drawn[z], 1).astype(float)).lines(0.5)
+        for line in lines:
+            x, y = line[:-1].T - 1
+            contours.append(positions(mask.geometry, np.stack([np.full(len(x), z), y, x], axis=1)))
+    path = write_structures(tmp_path / "rs.dcm", {organ: contours})
+    np.testing.assert_array_equal(read_structures(path, {organ: (organ,)}, mask.geometry), drawn)
 
 
 def test_a_missing_package_is_named_with_its_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
