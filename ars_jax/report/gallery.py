@@ -38,6 +38,8 @@ from ars_jax.report.tables import case_means
 GAP_IN = 0.06
 TALLEST_IN = 2.8
 LINE_IN = 0.145
+LETTERS_PER_INCH = 15.5
+"""Of the titles' size."""
 REGIONAL = ("baseline+rs", "baseline+ars")
 
 
@@ -87,7 +89,7 @@ def slice_figure(
     """
     image, labels, step = _cut(picture)
     columns, wide, tall = _panel_size(1 + len(arms), image.shape[0] * step[0], image.shape[1] * step[1])
-    titles = [textwrap.wrap(name, int(wide * 16)) or [""] for name in ("Reference", *arms)]
+    titles = [textwrap.wrap(name, int(WIDTH_IN / columns * LETTERS_PER_INCH)) or [""] for name in ("Reference", *arms)]
     keys = _organ_keys(labels, organs)
     head, foot = LINE_IN * max(map(len, titles)) + 0.04, LINE_IN + 0.04
     rows = -(-len(titles) // columns)

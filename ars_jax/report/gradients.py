@@ -199,7 +199,7 @@ def draw_keys(figure: Figure, keys: Sequence[Patch | Line2D]) -> None:
     rows = -(-len(keys) // KEYS_PER_ROW)
     columns = -(-len(keys) // rows)
     by_column = [key for column in range(columns) for key in keys[column::columns]]
-    figure.legend(
+    legend = figure.legend(
         handles=by_column,
         loc="lower left",
         bbox_to_anchor=(0, 0),
@@ -212,6 +212,8 @@ def draw_keys(figure: Figure, keys: Sequence[Patch | Line2D]) -> None:
         borderpad=0.2,
         labelcolor=INK,
     )
+    for text in legend.get_texts():
+        text.set_parse_math(False)
 
 
 def regions_figure(

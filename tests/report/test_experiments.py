@@ -68,6 +68,15 @@ def test_the_view_holds_what_was_invented_far_away() -> None:
     assert "x, no prediction kept" in texts(figure)
 
 
+def test_names_are_shown_letter_by_letter() -> None:
+    labels = np.ones((1, 40, 8), np.uint8)
+    picture = Picture(labels.astype(np.float32), labels, (labels,), (1.0, 1.0, 1.0), (0.0, 1.0))
+    figure = slice_figure(picture, ["$x$"], "$x$", ["a long name, of many settings, on two lines"], ["$x$"])
+    assert "a long name, of many settings, on two lines" in [text.replace("\n", " ") for text in texts(figure)]
+    shown = [*(artist for artist in figure.artists if isinstance(artist, Text)), *figure.legends[0].get_texts()]
+    assert not any(text.get_parse_math() for text in shown)
+
+
 def test_all_figures_are_files_and_old_ones_go(experiment: Path, tmp_path: Path) -> None:
     kept, old = tmp_path / "notes.png", tmp_path / "overlays_who_was_worst_before.png"
     for path in (kept, old):
