@@ -4,7 +4,8 @@ Contours are polygons of points in the patient's space. pydicom, which is an ext
 since what fills polygons elsewhere rounds their corners to voxels first and counts the whole rim as inside.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,8 @@ def contour_names(path: Path) -> list[str]:
     Raises:
         UserError: no pydicom, or not an RTSTRUCT.
     """
-    return sorted(str(structure.ROIName) for structure in _read(path).get("StructureSetROISequence", ()))
+    with _named(path):
+        return sorted(str(structure.ROIName) for structure in _read(path).get("StructureSetROISequence", ()))
 
 
 def referenced_series(path: Path) -> set[str]:
@@ -91,12 +93,13 @@ def referenced_series(path: Path) -> set[str]:
     Raises:
         UserError: no pydicom, or not an RTSTRUCT.
     """
-    return {
-        str(series.SeriesInstanceUID)
-        for frame in _read(path).get("ReferencedFrameOfReferenceSequence", ())
-        for study in frame.get("RTReferencedStudySequence", ())
-        for series in study.get("RTReferencedSeriesSequence", ())
-    }
+    with _named(path):
+        return {
+            str(series.SeriesInstanceUID)
+            for frame in _read(path).get("ReferencedFrameOfReferenceSequence", ())
+            for study in frame.get("RTReferencedStudySequence", ())
+            for series in study.get("RTReferencedSeriesSequence", ())
+        }
 
 
 def series_of(folder: Path) -> str | None:
@@ -142,12 +145,13 @@ def fill_contours(contours: Sequence[np.ndarray], geometry: Geometry, name: obje
     heights = np.array(list(planes))
     step = _slab(heights, geometry.spacing[0])
     mask = np.zeros(geometry.shape, bool)
-    for index, slice_mask in enumerate(mask):
+    corner, box = _box(indices, geometry.shape)
+    for index, slice_mask in enumerate(mask[:, *box]):
         distance = index - heights
         inside = (distance >= -step / 2 - 1e-3) & (distance < step / 2 - 1e-3)
         if inside.any():
             nearest = heights[np.where(inside, np.abs(distance), np.inf).argmin()]
-            slice_mask[:] = even_odd(planes[float(nearest)], slice_mask.shape)
+            slice_mask[:] = even_odd([polygon - corner for polygon in planes[float(nearest)]], slice_mask.shape)
     return mask
 
 
@@ -202,15 +206,21 @@ def _drawn(
     """For every organ that is there, the name and the contours that it has in the structure set."""
     dataset = _read(path)
     drawn = {}
-    try:
+    with _named(path):
         for organ, candidates in names.items():
             structure = _find(path, dataset, organ, candidates, optional=organ in unlabelled)
             if structure is not None:
                 _check_frame(path, structure, frame)
                 drawn[organ] = str(structure.ROIName), _contours(dataset, structure)
-    except _BREAKS as error:
-        raise _broken(path, error) from error
     return drawn
+
+
+def _box(indices: Sequence[np.ndarray], shape: Sequence[int]) -> tuple[np.ndarray, tuple[slice, slice]]:
+    """The pixels y, x that polygons may reach, and the first of them: filling whole slices takes most of the time."""
+    points = np.concatenate(indices)[:, 1:]
+    first = np.clip(np.floor(points.min(axis=0)), 0, shape[1:]).astype(int)
+    stop = np.clip(np.ceil(points.max(axis=0)) + 1, first, shape[1:]).astype(int)
+    return first, (slice(first[0], stop[0]), slice(first[1], stop[1]))
 
 
 def _slab(heights: np.ndarray, thickness: float) -> float:
@@ -303,8 +313,18 @@ def _read_dicom(path: Path, **options: Any) -> Any:
         wanted, fix = "pydicom, which reads RTSTRUCT files", "pip install 'ars_jax[rtstruct]'"
         raise UserError(path, found="no package pydicom", wanted=wanted, fix=fix) from error
     try:
-        return dcmread(path, **options)
-    except (*_BREAKS, InvalidDicomError) as error:
+        with _named(path):
+            return dcmread(path, **options)
+    except InvalidDicomError as error:
+        raise _broken(path, error) from error
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Names the file whose bytes pydicom stumbles over, which it also does long after it read them."""
+    try:
+        yield
+    except _BREAKS as error:
         raise _broken(path, error) from error
 
 

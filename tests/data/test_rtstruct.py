@@ -2,6 +2,7 @@ import contextlib
 import re
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,13 @@ def test_contours_closer_than_the_slices_do_not_cancel():
     mask = fill_contours([ring(z, 5 if z < 2 else 7) for z in (1.0, 1.5, 2.0, 2.5)], GRID)
     assert slices(mask) == [1, 2]
     assert mask[2].sum() > mask[1].sum() > 70
+
+
+def test_what_reaches_beyond_the_picture_is_cut_off():
+    mask = fill_contours([rectangle(2, (-7.5, 18.5), (3.5, 40))], GRID)[2]
+    assert mask[:4, 19:].all()
+    assert mask.sum() == 4 * 5
+    assert not fill_contours([rectangle(2, (-7, -9), (-3, -2)), rectangle(3, (30, 2), (40, 8))], GRID).any()
 
 
 def test_parts_far_apart_stay_apart():
@@ -208,9 +216,11 @@ def test_a_file_of_other_bytes_never_gives_a_traceback(tmp_path: Path):
         broken = np.frombuffer(whole, np.uint8).copy()
         broken[rng.integers(300, len(whole), 3)] = rng.integers(0, 256, 3)
         (tmp_path / "rs.dcm").write_bytes(broken.tobytes())
-        with warnings.catch_warnings(), contextlib.suppress(UserError):
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            read_structures(tmp_path / "rs.dcm", {"Cord": ("Cord",)}, GRID)
+            for read in (partial(read_structures, names={"Cord": ("Cord",)}, geometry=GRID), referenced_series):
+                with contextlib.suppress(UserError):
+                    read(tmp_path / "rs.dcm")
 
 
 def test_contours_of_a_real_lung_with_vessels_give_its_voxels_back(tmp_path: Path):
