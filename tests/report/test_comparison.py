@@ -137,11 +137,11 @@ def test_best_of_each_row_is_bold() -> None:
 
 def test_misses_are_weighed_by_how_much_was_scored() -> None:
     """One miss in two cases and three in six are alike; none at all is better, and only then the distance counts."""
-    half = made_up("half", {0: {"Liver": [0.0, 0.9]}})
-    alike = made_up("alike", {seed: {"Liver": [0.0, 0.8]} for seed in range(3)})
+    half = made_up("half", {0: {"Liver": [0.0, 0.8]}})
+    alike = made_up("alike", {seed: {"Liver": [0.0, 0.9]} for seed in range(3)})
     none = made_up("none", {0: {"Liver": [0.5, 0.5]}})
     hd95 = 2 + 4
-    assert [row[hd95].bold for row in sheets_of(half, alike)["measures"].parts[0].rows] == [True, False]
+    assert [row[hd95].bold for row in sheets_of(half, alike)["measures"].parts[0].rows] == [False, True]
     rows = sheets_of(half, alike, none)["measures"].parts[0].rows
     assert [row[hd95].bold for row in rows] == [False, False, True]
     assert [row[-2].text for row in rows] == ["1 of 2", "3 of 6", "0 of 2"]
@@ -190,6 +190,11 @@ def test_a_seed_without_all_folds_is_left_out_and_said(tmp_path: Path) -> None:
     assert "B+ARS is not finished for seed 1." in text
     pair = [line for line in read_csv(tmp_path / "tables" / "tests.csv") if line["comparison"] == "B+ARS minus B"]
     assert {line["seeds"] for line in pair} == {"1"}
+    results = replace(results, arms=tuple(replace(arm, trials=arm.trials[:3]) for arm in results.arms))
+    write_comparison(results, tmp_path / "tables")
+    text = (tmp_path / "tables" / "organs.md").read_text(encoding="utf-8")
+    assert "1 seed (0)" in text
+    assert "B is not finished for seed 1." in text, "a seed that no arm has whole is said, too"
 
 
 def test_an_arm_without_any_run_has_dashes_and_no_test(tmp_path: Path) -> None:
@@ -239,6 +244,15 @@ def test_p_below_the_level_is_bold() -> None:
     rows = sheets_of(other, better)["tests"].parts[0].rows
     assert [row[-1].bold for row in rows] == [True, False, False]
     assert rows[1][4].text == "9, 1 equal"
+
+
+def test_p_that_is_below_the_level_only_before_the_correction_is_not_bold() -> None:
+    spleen = [0.49, 0.48, *(0.5 + 0.01 * k for k in range(3, 10))]
+    one = made_up("A", {0: {"Liver": [0.2, 0.8] * 4 + [0.5], "Spleen": spleen}})
+    other = made_up("B", {0: {"Liver": [0.5] * 9, "Spleen": [0.5] * 9}})
+    name, *_, p, corrected = sheets_of(other, one)["tests"].parts[0].rows[1]
+    assert (name.text, p.text, corrected.text, corrected.bold) == ("Spleen", "0.020", "0.059", False)
+    assert corrected.values == (pytest.approx(3 * 10 / 512),)
 
 
 def test_validation_cases_that_chose_the_checkpoint_are_called_so(results: Results, tmp_path: Path) -> None:

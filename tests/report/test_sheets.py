@@ -18,6 +18,7 @@ from ars_jax.report.sheets import (
     markdown,
     mean_spread,
     number,
+    word,
 )
 
 NASTY = r"B_1 & 50% #$~^\{x}| *b* [3] <i> `c`"
@@ -52,8 +53,17 @@ def test_latex_is_well_formed_for_names_of_any_letters() -> None:
     assert len(body) == 1 + 2 * 2
     for line in body:
         assert len(re.findall(r"(?<!\\)&", line)) == 1
+    rules = [place for place, line in enumerate(text.split("\n")) if "\\cmidrule" in line]
+    assert [text.split("\n")[place + 2].strip() for place in rules] == ["\\midrule", "\\bottomrule"], "above the total"
     for environment in ("table", "tabular", "minipage"):
         assert text.count(f"\\begin{{{environment}}}") == text.count(f"\\end{{{environment}}}") == 1
+
+
+def test_a_row_that_starts_with_a_bracket_is_no_argument_of_the_line_before() -> None:
+    row = (word("[0.3, 0.7]"),)
+    assert "\n    {[}0.3, 0.7{]} \\\\\n" in latex(
+        Sheet("k", "t", "h", (Column("range", ("r",)),), (Part("", (row,)),), "n")
+    )
 
 
 def test_parts_that_do_not_fit_on_a_page_go_on_the_next_and_the_notes_stand_on_the_last() -> None:
