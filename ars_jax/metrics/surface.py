@@ -12,6 +12,10 @@ point sets of prediction and reference, d(P->R) for the distances of P's points 
 | medpy | boundary voxels | 95th percentile of both pooled | mean of both pooled |
 | deepmind | voxel corners, weighted by area | larger of the two weighted 95th percentiles | mean of the two means |
 
+The surface Dice is the share of both surfaces, counted in boundary voxels, that lies no further than a tolerance from
+the other surface; `deepmind` weighs it by area, which is the definition of Nikolov et al. 2018. `paper-volume` counts
+boundary voxels too: over whole volumes it would mostly count the inside.
+
 Boundary voxels are those of the mask with a face neighbour outside of it; the outside of the volume is outside of the
 mask. Percentiles interpolate linearly, but weighted ones do not. `monai` follows MONAI's defaults
 (`SurfaceDistance` is one-sided), `medpy` version 0.5, `deepmind` the surface-distance package, whose average is a pair
@@ -23,9 +27,9 @@ from typing import Literal, get_args
 
 import numpy as np
 from scipy import ndimage
-from scipy.spatial import KDTree
 
 from ars_jax.errors import UserError
+from ars_jax.metrics.nearest import nearest_distances
 from ars_jax.metrics.overlap import boolean_masks
 from ars_jax.metrics.surfels import neighbour_codes, surfel_areas
 
@@ -103,7 +107,8 @@ def surface_metrics(
     points = _surfels if convention == "deepmind" else _boundary
     here, weight_here = points(prediction[boxes[0]], _start(boxes[0]), spacing)
     there, weight_there = points(reference[boxes[1]], _start(boxes[1]), spacing)
-    surfaces = _Directed(_nearest(here, there), _nearest(there, here), weight_here, weight_there)
+    forward, backward = nearest_distances(here, there, spacing), nearest_distances(there, here, spacing)
+    surfaces = _Directed(forward, backward, weight_here, weight_there)
     measured = surfaces
     if convention == "paper-volume":
         union = tuple(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(*boxes, strict=True))
@@ -173,32 +178,26 @@ def boundary(mask: np.ndarray) -> np.ndarray:
 
 
 def _boundary(mask: np.ndarray, start: np.ndarray, spacing: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Boundary voxels as points in mm, all of one weight."""
-    points = (np.argwhere(boundary(mask)) + start) * spacing
-    return points, np.ones(len(points))
+    """Places of the boundary voxels, all of one weight."""
+    places = np.argwhere(boundary(mask)) + start
+    return places, np.ones(len(places))
 
 
 def _surfels(mask: np.ndarray, start: np.ndarray, spacing: tuple[float, float, float]) -> tuple[np.ndarray, np.ndarray]:
-    """Voxel corners on the surface as points in mm, weighted by the area of surface at each."""
+    """Places of the voxel corners on the surface, weighted by the area of surface at each."""
     codes = neighbour_codes(mask)
     found = np.argwhere((codes != 0) & (codes != 255))
-    return (found + start) * spacing, surfel_areas(spacing)[codes[tuple(found.T)]]
-
-
-def _nearest(points: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    # A tree of surface points took a third of two distance transforms on every pair tried, and unlike theirs its cost
-    # does not grow with the box when a stray voxel lies far away.
-    return np.asarray(KDTree(targets).query(points)[0])
+    return found + start, surfel_areas(spacing)[codes[tuple(found.T)]]
 
 
 def _volume_distances(prediction: np.ndarray, reference: np.ndarray, spacing: tuple[float, ...]) -> _Directed:
     """All voxels: 0 inside of the other mask, elsewhere the distance to its boundary, where the nearest voxel lies."""
 
     def directed(mask: np.ndarray, other: np.ndarray) -> np.ndarray:
-        outside = np.argwhere(mask & ~other) * spacing
+        outside = np.argwhere(mask & ~other)
         distances = np.zeros(np.count_nonzero(mask))
         if len(outside):
-            distances[: len(outside)] = _nearest(outside, np.argwhere(boundary(other)) * spacing)
+            distances[: len(outside)] = nearest_distances(outside, np.argwhere(boundary(other)), spacing)
         return distances
 
     forward, backward = directed(prediction, reference), directed(reference, prediction)

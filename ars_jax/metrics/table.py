@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+from scipy import ndimage
 
 from ars_jax import files
 from ars_jax.errors import UserError
@@ -17,7 +18,6 @@ from ars_jax.metrics.overlap import overlap_metrics
 from ars_jax.metrics.surface import (
     TOLERANCE_MM,
     Convention,
-    bounding_box,
     check_convention,
     check_tolerance,
     surface_metrics,
@@ -164,12 +164,22 @@ def evaluate_case(
         raise UserError(
             f"{name}: labelled", found=f"{len(flags)} flags", wanted=f"{len(organs) + 1}", fix="give one per channel"
         )
-    # Everything happens where there is any label at all: the rest of a whole-body grid costs nothing.
-    used = bounding_box((prediction != 0) | (reference != 0)) or (slice(0, 1),) * 3
-    prediction, reference = prediction[used], reference[used]
+    rows = []
+    # Each organ is compared where it is in either map: the rest of a whole-body grid costs one pass per map.
+    for k, (organ, box) in enumerate(zip(organs, _boxes(prediction, reference, len(organs)), strict=True), start=1):
+        found, drawn = prediction[box] == k, reference[box] == k if flags[k] else None
+        rows.append(_row(name, organ, found, drawn, spacing, convention, tolerance_mm))
+    return rows
+
+
+def _boxes(prediction: np.ndarray, reference: np.ndarray, organs: int) -> list[tuple[slice, ...]]:
+    """For each organ the smallest box that holds it in both maps; a single voxel for one that is in neither."""
+    pairs = zip(*(ndimage.find_objects(labels, max_label=organs) for labels in (prediction, reference)), strict=True)
     return [
-        _row(name, organ, prediction == k, reference == k if flags[k] else None, spacing, convention, tolerance_mm)
-        for k, organ in enumerate(organs, start=1)
+        tuple(slice(min(s.start for s in axis), max(s.stop for s in axis)) for axis in zip(*present, strict=True))
+        if (present := [box for box in pair if box is not None])
+        else (slice(0, 1),) * 3
+        for pair in pairs
     ]
 
 

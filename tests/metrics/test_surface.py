@@ -9,7 +9,7 @@ import pytest
 
 from ars_jax.data.volumes import read_volume
 from ars_jax.errors import UserError
-from ars_jax.metrics.surface import CONVENTIONS, surface_metrics
+from ars_jax.metrics.surface import CONVENTIONS, Convention, surface_metrics
 from ars_jax.metrics.surfels import neighbour_codes, surfel_areas
 from tests.oracles import distances
 from tests.realdata import real_data
@@ -54,6 +54,46 @@ def test_every_convention_agrees_with_brute_force(convention):
     for prediction, reference in pairs():
         wanted = ORACLES[convention](prediction, reference, spacing)
         assert measure(prediction, reference, spacing, convention) == pytest.approx(wanted, abs=1e-9)
+
+
+def surface_dice(prediction, reference, spacing, convention: Convention, tolerance_mm=2.0):
+    found = surface_metrics(prediction, reference, spacing, convention, tolerance_mm)
+    assert found is not None
+    return found.surface_dice
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+@pytest.mark.parametrize("tolerance", [0.0, 1.5, 2.2, 4.0])
+def test_surface_dice_agrees_with_brute_force(convention, tolerance):
+    spacing = (1.5, 1.5, 1.5) if convention == "deepmind" else (3.0, 0.7, 1.1)
+    oracle = distances.surface_dice_of_surfels if convention == "deepmind" else distances.surface_dice
+    for prediction, reference in pairs():
+        wanted = oracle(prediction, reference, spacing, tolerance)
+        found = surface_dice(prediction, reference, spacing, convention, tolerance_mm=tolerance)
+        assert found == pytest.approx(wanted, abs=1e-12)
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_surface_dice_grows_with_the_tolerance_up_to_one(convention):
+    prediction, reference = list(pairs())[3]
+    found = [surface_dice(prediction, reference, (2.0, 1.0, 1.3), convention, tolerance_mm=t) for t in (0, 1, 2, 4, 99)]
+    assert found == sorted(found)
+    assert 0 < found[0] < found[2] < found[-1] == 1
+
+
+@pytest.mark.parametrize("side", [0.1, 0.3, 0.7, 0.9765625, 1.0])
+def test_a_distance_of_just_the_tolerance_agrees(side):
+    """As floating-point numbers three sides of 0.1 mm are more than 0.3 mm."""
+    for place in range(4):
+        a, b = box((place, 0, 0), (place + 1, 9, 10)), box((place + 3, 0, 0), (place + 4, 9, 10))
+        assert surface_dice(a, b, (side, 1.0, 1.0), "paper-boundary", tolerance_mm=round(3 * side, 7)) == 1
+        assert surface_dice(a, b, (side, 1.0, 1.0), "paper-boundary", tolerance_mm=2.9 * side) == 0
+
+
+def test_by_volume_the_surface_dice_is_that_of_the_boundary():
+    for prediction, reference in pairs():
+        by_volume = surface_dice(prediction, reference, (2.0, 1.0, 1.3), "paper-volume")
+        assert by_volume == surface_dice(prediction, reference, (2.0, 1.0, 1.3), "paper-boundary")
 
 
 @pytest.mark.parametrize("convention", CONVENTIONS)
@@ -176,6 +216,8 @@ def test_surface_of_a_box_is_closed():
         ({"spacing": (1.0, 0.0, 1.0)}, "positive"),
         ({"spacing": (1.0, math.nan, 1.0)}, "positive"),
         ({"spacing": (1.0, 1.0)}, "three"),
+        ({"tolerance_mm": -0.5}, "tolerance"),
+        ({"tolerance_mm": math.nan}, "tolerance"),
         ({"reference": np.ones((2, 2, 2), bool)}, "shape"),
     ],
 )

@@ -115,3 +115,19 @@ def unit_area(corners):
         (1, 1, 2, 2): strip + 4 * triangle,
         (2, 2, 2, 2): 1.0,
     }[tuple(degree)]
+
+
+def surface_dice(prediction, reference, spacing, tolerance):
+    """Nikolov et al. 2018 with boundary voxels as the elements of both surfaces."""
+    a, b = boundary_points(prediction, spacing), boundary_points(reference, spacing)
+    agreeing = sum(d <= tolerance + 1e-9 for d in nearest(a, b) + nearest(b, a))
+    return agreeing / (len(a) + len(b))
+
+
+def surface_dice_of_surfels(prediction, reference, spacing, tolerance):
+    """The same with surface areas; cubic voxels only."""
+    a, b = surfels(prediction, spacing), surfels(reference, spacing)
+    places = [[p for p, _ in side] for side in (a, b)]
+    distances = nearest(*places) + nearest(*reversed(places))
+    areas = [w for _, w in a + b]
+    return sum(w for w, d in zip(areas, distances, strict=True) if d <= tolerance + 1e-9) / sum(areas)
