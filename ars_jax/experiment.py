@@ -57,8 +57,10 @@ def run_experiment(config: Config, experiment: ExperimentConfig, console: Consol
             missing.append(f"{trial.name}: {reason}")
     results = read_results(config.run.dir)
     if any(arm.trials for arm in results.arms):
-        write_comparison(results, config.run.dir / "tables")
-        draw_experiment(results, config.run.dir / "figures")
+        try:
+            draw_experiment(results, config.run.dir / "figures")
+        finally:  # the tables link the figures, and need neither matplotlib nor the images
+            write_comparison(results, config.run.dir / "tables")
     return missing
 
 

@@ -107,7 +107,7 @@ def test_a_run_that_was_cut_short_is_resumed(
 def test_a_run_that_diverged_is_told_and_the_others_go_on(
     config: Config, trained: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole: Callable[..., None] = experiment.train
+    whole: Callable[..., object] = experiment.train
 
     def diverging(config: Config, **how: object) -> None:
         if config.loss.objective == "baseline" and config.train.seed == 0:
