@@ -17,7 +17,7 @@ Found = tuple[list[Case], dict[str, int], list[Path]]
 """Cases, organ names with their values (empty if the folder does not say), and files without a partner."""
 
 _LITS_NAME = re.compile(r"(volume|segmentation)-(\d+)\.nii(\.gz)?", re.IGNORECASE)
-_PDDCA_IMAGES = ("img", "ct")
+_PDDCA_IMAGES = {"img": (*READABLE, ""), "ct": READABLE}  # img may also be a folder with a DICOM series
 _PDDCA_MASKS = ("structures", "segmentations")
 
 
@@ -144,8 +144,13 @@ def _pddca_folders(root: Path) -> Iterator[Path]:
 
 
 def _pddca_image(folder: Path) -> Path | None:
-    files, series = _volumes(folder), _volumes(folder, folders=True).get(_PDDCA_IMAGES[0])
-    return next((files[name] for name in _PDDCA_IMAGES if name in files), series)
+    for name, endings in _PDDCA_IMAGES.items():
+        there = [path for path in (folder / f"{name}{end}" for end in endings) if os.path.exists(path)]
+        if len(there) > 1:
+            raise UserError(there[1], found=f"also {there[0].name}", wanted="one file per case", fix="remove one")
+        if there:
+            return there[0]
+    return None
 
 
 def _find_dicom(root: Path) -> Found:

@@ -177,7 +177,7 @@ def test_lits_takes_both_batches_and_no_number_twice(tmp_path: Path):
 def test_the_files_beside_the_cases_of_pddca_are_passed_over(tmp_path: Path):
     root = pddca(tmp_path)
     touch(root, "c1/landmarks/chin.fcsv", "c1/structures/notes.txt", "c1/structures/._Mandible.nrrd", "c1/img.txt")
-    touch(root, "readme.pdf", "docs/a.txt", "c3/structures/Mandible.nrrd")
+    touch(root, "readme.pdf", "docs/a.nii", "docs/a.nii.gz", "docs/b/c.nii", "c3/structures/Mandible.nrrd")
     dataset = find_dataset(root)
     assert (names(dataset), list(dataset.labels)) == (["c1", "c2"], ["BrainStem", "Chiasm", "Mandible"])
     assert dataset.orphans == (root / "c3" / "structures",)
@@ -189,6 +189,9 @@ def test_the_parts_of_pddca_may_lie_in_folders_of_their_own(tmp_path: Path):
     assert names(find_dataset(tmp_path)) == ["c1", "c2", "c4"]
     touch(tmp_path, "part2/c1/img.nrrd")
     with pytest.raises(UserError, match=r"part2/c1: found also .*part1/c1"):
+        find_dataset(tmp_path)
+    touch(tmp_path, "part1/c1/img/1.dcm")
+    with pytest.raises(UserError, match=r"part1/c1/img: found also img.nrrd; wanted one file"):
         find_dataset(tmp_path)
 
 

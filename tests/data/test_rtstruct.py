@@ -69,6 +69,13 @@ def test_an_inner_contour_and_a_slit_cut_the_same_hole():
     np.testing.assert_array_equal(fill_contours([slit], GRID), mask)
 
 
+@pytest.mark.parametrize("kind", ["CLOSED_PLANAR", "CLOSEDPLANAR_XOR"])
+def test_both_kinds_of_closed_contours_are_filled(tmp_path: Path, kind: str):
+    path = write_structures(tmp_path / "rs", {"Lung": [ring(2, 6), ring(2, 3)]}, kind=kind)
+    label = read_structures(path, {"Lung": ("Lung",)}, GRID)[2]
+    assert label[9, [6, 11, 16]].tolist() == [1, 0, 1]
+
+
 def test_an_island_in_a_hole_is_inside():
     mask = fill_contours([ring(2, 8), ring(2, 5), ring(2, 2)], GRID)[2]
     assert mask[9, [11, 14, 18]].tolist() == [True, False, True]
