@@ -31,6 +31,12 @@ def check_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--layout", type=Layout, default="auto", help="how it is arranged")
     parser.add_argument("--labels", type=dict[str, int], default=None, help="organs and values, e.g. '{\"Liver\": 1}'")
     parser.add_argument("--repair", type=Path, default=None, help="new folder for a corrected copy")
+    parser.add_argument(
+        "--repair_headers",
+        action="store_true",
+        help="let the copy take headers over, from image to label or back, where the check found one to be wrong",
+    )
+    parser.add_argument("--json", type=Path, default=None, help="file for all measures and faults of all cases")
 
 
 def train_arguments(parser: ArgumentParser) -> None:
@@ -67,6 +73,7 @@ def evaluate_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--references", type=Path, default=None, help="folder of label maps of equal names")
     parser.add_argument("--labels", type=dict[str, int], default=None, help="organs and values, e.g. '{\"Liver\": 1}'")
     parser.add_argument("--convention", type=Convention, default="paper-boundary", help="of HD95 and ASD")
+    parser.add_argument("--tolerance_mm", type=float, default=2.0, help="of the surface Dice, mm")
     parser.add_argument(
         "--out", type=Path, default=None, help="folder for the tables; of a run by default its folder evaluation"
     )

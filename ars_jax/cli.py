@@ -103,24 +103,36 @@ def _phantom(arguments: Namespace, console: Console) -> None:
 
 
 def _check(arguments: Namespace, console: Console) -> None:
-    from ars_jax.data.check import check_dataset, repair_dataset
+    from ars_jax.data.check import examine_dataset
     from ars_jax.data.layouts import find_dataset
+    from ars_jax.data.overview import overview, render, write_examination
+    from ars_jax.data.repair import repair_dataset
+    from ars_jax.files import check_place
 
+    if arguments.repair_headers and arguments.repair is None:
+        wanted = "a folder for the corrected copy"
+        raise UserError("--repair_headers", found="no --repair", wanted=wanted, fix="add --repair DIR")
+    if arguments.json is not None:
+        check_place(arguments.json)
     dataset = find_dataset(arguments.root, layout=arguments.layout, labels=arguments.labels)
     with _bar(console, "checking") as update:
-        faults = check_dataset(dataset, update)
-    for fault in faults:
+        examination = examine_dataset(dataset, update)
+    if arguments.json is not None:
+        write_examination(arguments.json, examination)
+    console.print(render(overview(examination)))
+    for fault in examination.faults:
         console.print(str(fault), soft_wrap=True)
-    organs = ", ".join(dataset.labels)
-    wrong = sum(fault.severity == "error" for fault in faults)
+    wrong = sum(fault.severity == "error" for fault in examination.faults)
     console.print(
-        f"{dataset.root} ({dataset.layout}): {len(dataset.cases)} cases; {organs}; "
-        f"{wrong} errors, {len(faults) - wrong} warnings",
+        f"{dataset.root} ({dataset.layout}): {len(dataset.cases)} cases; {', '.join(dataset.labels)}; "
+        f"{wrong} errors, {len(examination.faults) - wrong} warnings",
         soft_wrap=True,
     )
+    if arguments.json is not None:
+        console.print(f"measures in {arguments.json}", soft_wrap=True)
     if arguments.repair is not None:
         with _bar(console, "repairing") as update:
-            left = repair_dataset(dataset, arguments.repair, update)
+            left = repair_dataset(examination, arguments.repair, headers=arguments.repair_headers, progress=update)
         for fault in left:
             console.print(f"left out: {fault}", soft_wrap=True)
         console.print(f"repaired copy in {arguments.repair}", soft_wrap=True)
@@ -163,7 +175,7 @@ def _evaluate(arguments: Namespace, console: Console) -> None:
     if arguments.run is not None and (folders != (None, None) or arguments.labels):
         _refuse("RUN together with --predictions, --references or --labels")
     if arguments.run is not None:
-        how = {name: arguments[name] for name in ("cases", "out", "convention", "checkpoint")}
+        how = {name: arguments[name] for name in ("cases", "out", "convention", "tolerance_mm", "checkpoint")}
         _evaluate_run(arguments.run, console, arguments.data, **how)
         return
     if None in folders or (arguments.data, arguments.cases) != (None, None):
@@ -171,7 +183,8 @@ def _evaluate(arguments: Namespace, console: Console) -> None:
     from ars_jax.evaluate import evaluate_folders, write_tables
 
     with _bar(console, "scoring") as update:
-        rows = evaluate_folders(*folders, labels=arguments.labels, convention=arguments.convention, progress=update)
+        by = {name: arguments[name] for name in ("labels", "convention", "tolerance_mm")}
+        rows = evaluate_folders(*folders, **by, progress=update)
     if arguments.out is not None:
         about = {"predictions": str(arguments.predictions), "references": str(arguments.references)}
         write_tables(arguments.out, rows, about)
@@ -191,6 +204,7 @@ def _evaluate_run(
     cases: Literal["validation", "test"] | None = None,
     out: Path | None = None,
     convention: Convention = "paper-boundary",
+    tolerance_mm: float = 2.0,
     checkpoint: Literal["best", "newest"] = "best",
 ) -> None:
     """Scores a run on its test or validation cases, or on those of another data set that it was not trained on."""
@@ -205,7 +219,8 @@ def _evaluate_run(
     about = {"data": str(dataset.root.absolute()), "cases": role, "checkpoint": checkpoint}
     out = out or run / "evaluation"
     with _bar(console, "evaluating") as update:
-        rows = evaluate_cases(network, scored, dataset.labels, out, convention=convention, about=about, progress=update)
+        how = {"convention": convention, "tolerance_mm": tolerance_mm, "about": about}
+        rows = evaluate_cases(network, scored, dataset.labels, out, **how, progress=update)
     _show(rows, f"{run}, {checkpoint} checkpoint, {len(scored)} {role} cases of {dataset.root}", out, console)
     if left_out:
         console.print(f"left out {left_out} cases that the run was trained on", soft_wrap=True)
@@ -218,10 +233,10 @@ def _report(arguments: Namespace, console: Console) -> None:
 
 
 def _gradcheck(arguments: Namespace, console: Console) -> None:
+    from ars_jax.files import check_place
     from ars_jax.laboratory.cases import from_npz, from_phantom
     from ars_jax.laboratory.gradcheck import (
         check_gradients,
-        check_place,
         describe,
         fitting_grid,
         remarks,
@@ -312,7 +327,7 @@ _COMMANDS: dict[str, tuple[Command, Callable[[ArgumentParser], None]]] = {
 _HELP = {
     "demo": "train, evaluate and report on made-up heads and necks, in minutes and without data",
     "phantom": "write a data set of made-up heads and necks",
-    "check": "name every fault of a data set by file; exit status 1 if there is an error",
+    "check": "measure a data set and name every fault by file; exit status 1 if there is an error",
     "train": "train a V-Net and leave a run folder",
     "experiment": "train objectives x settings x folds x seeds and compare them in tables and figures; exits with 1 if "
     "a run is missing",

@@ -41,6 +41,26 @@ def written_atomically(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+class _Tried(Exception):
+    """Ends the trial of a place before anything is moved there."""
+
+
+def check_place(path: Path) -> None:
+    """Tries whether a file can be written, and leaves one that is there as it is.
+
+    Args:
+        path: the file; its folder is made.
+
+    Raises:
+        UserError: the place cannot be written.
+    """
+    if path.is_dir():
+        raise UserError(path, found="a folder", wanted="a file to write", fix="give the name of a file")
+    with suppress(_Tried), written_atomically(path) as temporary:
+        temporary.touch()
+        raise _Tried
+
+
 def read_json(path: Path) -> Any:
     """Reads a JSON file.
 

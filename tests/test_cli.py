@@ -125,6 +125,8 @@ def test_a_run_is_scored_on_another_data_set(run: SmallRun, tmp_path: Path, caps
         "newest",
         "--convention",
         "monai",
+        "--tolerance_mm",
+        3.5,
         "--out",
         tmp_path / "out",
     ]
@@ -133,7 +135,7 @@ def test_a_run_is_scored_on_another_data_set(run: SmallRun, tmp_path: Path, caps
     assert "newest checkpoint, 1 unseen cases" in text
     assert "left out 9 cases that the run was trained on" in text
     rows = read_json(tmp_path / "out" / "table.json")
-    assert {row.convention for row in rows} == {"monai"}
+    assert {(row.convention, row.tolerance_mm) for row in rows} == {("monai", 3.5)}
     assert len({row.case for row in rows}) == 1
 
 
@@ -189,8 +191,15 @@ def test_check_and_repair(tmp_path: Path, capsys) -> None:
     assert line.startswith(f"error: {data / 'labels' / 'case_1.nii.gz'}: direction: found ")
     assert "ars-jax check --repair DIR" in line
     assert main(["check", str(data), "--repair", str(tmp_path / "mended")]) == 0
-    assert main(["check", str(tmp_path / "mended")]) == 0
-    assert "3 cases; Ball_L, Ball_R; 0 errors" in shown(capsys)
+    capsys.readouterr()
+    assert main(["check", str(tmp_path / "mended"), "--json", str(tmp_path / "measures.json")]) == 0
+    text = capsys.readouterr().out
+    assert "3 cases; Ball_L, Ball_R; 0 errors" in text
+    assert "3 of 3" in text
+    assert max(len(line) for line in text.splitlines() if str(tmp_path) not in line) <= 100
+    measures = json.loads((tmp_path / "measures.json").read_text(encoding="utf-8"))
+    assert measures["faults"] == []
+    assert [case["case"] for case in measures["cases"]] == ["case_0", "case_1", "case_2"]
     after = read_volume(tmp_path / "mended" / "labels" / "case_1.nii.gz")
     assert not mismatches(after.geometry, before.geometry)
     np.testing.assert_array_equal(after.array, before.array)
@@ -316,6 +325,8 @@ FAULTS = {
     "a file for a run": ("train|--config|{config}|--run.dir|{tmp}/file", "{tmp}/file.*found"),
     "nothing to check": ("check", "root: found nothing"),
     "no data to check": ("check|{tmp}/none", "{tmp}/none: found no such folder"),
+    "headers without a copy": ("check|{data}|--repair_headers", "--repair_headers: found no --repair"),
+    "a folder for measures": ("check|{data}|--json|{tmp}", "{tmp}: found a folder"),
     "repair into the data": ("check|{data}|--repair|{data}", "{data}: found something there already"),
     "nothing to predict": ("predict|{run}|--out|{tmp}/out", "images: found nothing"),
     "no run": ("predict|{tmp}/none|{image}|--out|{tmp}/out", "{tmp}/none: found no such folder"),
@@ -352,6 +363,7 @@ FAULTS = {
         "ars-jax evaluate: found no RUN",
     ),
     "unknown convention": ("evaluate|{run}|--convention|mine", "convention: found mine; wanted .*'paper-boundary'"),
+    "tolerance below 0": ("evaluate|{run}|--tolerance_mm|-1|--out|{tmp}/out", "tolerance_mm: found -1.0"),
     "a file for the tables": ("evaluate|{run}|--out|{tmp}/file", "{tmp}/file.*found"),
     "no run to show": ("report|{tmp}/none|--out|{tmp}/out", "{tmp}/none: found no such folder"),
     "a run twice": ("report|{run}|{run}|--out|{tmp}/out", "{run}: found the same run twice"),

@@ -26,7 +26,10 @@ _MIN_TURN = 0.5  # gain by a turn, as part of the usual arrangement; 2 is a perf
 _SURE = 3.0  # a distance between organs is usual if its median is above so many robust deviations
 _MAD_TO_SD = 1.4826
 _CT_RANGE = (-1000.0, 1000.0)  # beyond are metal and padding
-_MIN_SPREAD = 0.02  # smallest deviation that is taken for real, as part of the range of intensities
+_MIN_SPREAD = 0.005  # smallest deviation that is taken for real, as part of the range of intensities
+
+_AXES = ("head and feet", "front and back", "left and right")
+_MIRRORED = f"organs as if {_AXES[2]} were mirrored"
 
 Cases = Sequence[tuple[Case, CaseSurvey]]
 
@@ -42,12 +45,12 @@ def compare_cases(cases: Cases, organs: Sequence[str]) -> list[Fault]:
         The faults by subject, in each in the order of the cases.
     """
     swapped = _swapped_sides(cases, organs)
-    known = {fault.case for fault in swapped}
+    told = {(fault.case, _MIRRORED) for fault in swapped}
     return [
         *_repeated(cases),
         *_placeless(cases),
         *swapped,
-        *(fault for fault in _turned(cases, organs) if fault.case not in known),
+        *(fault for fault in _turned(cases, organs) if (fault.case, fault.found) not in told),
         *_unlike(cases, organs),
         *_unusual_volumes(cases, organs),
     ]
@@ -177,10 +180,9 @@ def _turn(moment: np.ndarray, extent: np.ndarray) -> str:
 
 
 def _turn_words(order: Sequence[int], changed: Sequence[int]) -> str:
-    sides = ("head and feet", "front and back", "left and right")
     if any(order[axis] != axis for axis in changed):
         return "organs as if the axes were exchanged"
-    return f"organs as if {' and '.join(sides[axis] for axis in changed)} were mirrored"
+    return f"organs as if {' and '.join(_AXES[axis] for axis in changed)} were mirrored"
 
 
 def _unlike(cases: Cases, organs: Sequence[str]) -> list[Fault]:
@@ -234,7 +236,7 @@ def _unusual_volumes(cases: Cases, organs: Sequence[str]) -> list[Fault]:
 
 def _caution(cases: int) -> float:
     """A factor on limits: the robust deviation of a few cases is often too small by chance."""
-    return 1 + MIN_CASES / cases
+    return 1 + MIN_CASES / (2 * cases)
 
 
 def _robust(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

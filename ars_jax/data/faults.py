@@ -22,9 +22,9 @@ class Fault:
         case: the case's name; empty if the file belongs to none.
         file: the file's path.
         kind: of one file: "missing pair", "image without label", "unreadable file", "size", "spacing", "origin",
-            "direction", "identity affine", "NaN", "unknown label value", "empty label", "missing organ mask",
-            "overlapping masks", "structure set" or "drawn although unlabelled". Against other organs or cases: "left and right",
-            "same label", "same image", "arrangement", "intensities" or "volume".
+            "direction", "identity affine", "NaN", "one value", "unknown label value", "empty label", "missing organ
+            mask", "overlapping masks", "structure set" or "drawn although unlabelled". Against other organs or cases:
+            "left and right", "same label", "same image", "arrangement", "intensities" or "volume".
         found: what is there.
         wanted: what would be right.
         fix: what to do about it.

@@ -2,7 +2,6 @@
 
 import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from itertools import groupby, zip_longest
 from pathlib import Path
@@ -12,15 +11,10 @@ from rich import box
 from rich.table import Table
 
 from ars_jax.errors import UserError
-from ars_jax.files import write_json, written_atomically
+from ars_jax.files import write_json
 from ars_jax.gradients.crosscheck import LOSSES, PRESETS, Comparison, Dtype, crosscheck
 from ars_jax.laboratory.cases import Case
 from ars_jax.losses import region_bounds
-
-
-class _Tried(Exception):
-    """Ends the trial of a place before anything is moved there."""
-
 
 _SHORT = {"closed_form": "closed form", "finite_differences": "differences", "pytorch": "PyTorch"}
 
@@ -153,22 +147,6 @@ def remarks(rows: Sequence[Comparison]) -> Iterator[str]:
     compared = [row for row in rows if row.passed is not None]
     beyond = sum(not row.passed for row in compared)
     yield f"{len(compared)} comparisons, {f'{beyond} beyond' if beyond else 'all within'} tolerance"
-
-
-def check_place(path: Path) -> None:
-    """Tries whether a file can be written, and leaves one that is there as it is.
-
-    Args:
-        path: the file; its folder is made.
-
-    Raises:
-        UserError: the place cannot be written.
-    """
-    if path.is_dir():
-        raise UserError(path, found="a folder", wanted="a file to write", fix="give the name of a file")
-    with suppress(_Tried), written_atomically(path) as temporary:
-        temporary.touch()
-        raise _Tried
 
 
 def write_comparisons(path: Path, rows: Sequence[Comparison], about: Mapping[str, object]) -> None:

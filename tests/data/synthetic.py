@@ -27,14 +27,14 @@ def grid(shape=(12, 18, 24), spacing=SPACING, direction=IDENTITY) -> Geometry:
 
 
 def ct(geometry: Geometry, seed: int = 0) -> tuple[Volume, Volume]:
-    """A noisy box of soft tissue in air with two organs."""
+    """A noisy box of soft tissue in air with two organs, each on its side."""
     rng = np.random.default_rng(seed)
     z, y, x = geometry.shape
     image = np.full(geometry.shape, -1000.0)
     image[2 : z - 2, 3 : y - 5, 4 : x - 4] = 40
     label = np.zeros(geometry.shape, np.uint8)
-    label[3 : z // 2, 5 : y // 2, 5 : x // 2] = LABELS["Ball_L"]
-    label[z // 2 : z - 4, 6 : y - 7, x // 2 : x - 6] = LABELS["Ball_R"]
+    label[3 : z // 2, 5 : y // 2, x - x // 2 : x - 5] = LABELS["Ball_L"]
+    label[z // 2 : z - 4, 6 : y - 7, 6 : x - x // 2] = LABELS["Ball_R"]
     image += 100 * (label == LABELS["Ball_L"]) + 200 * (label == LABELS["Ball_R"]) + rng.normal(0, 5, image.shape)
     return Volume(image.astype(np.int16), geometry), Volume(label, geometry)
 

@@ -1,62 +1,38 @@
+"""What is wrong with a case is named with both values; nothing stops the check."""
+
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from ars_jax.data.check import REPAIR, Fault, check_case, check_dataset, repair_case, repair_dataset
-from ars_jax.data.layouts import Case, Dataset, find_dataset, read_label
-from ars_jax.data.volumes import Geometry, Volume, mismatches, read_geometry, read_volume, write_volume
-from ars_jax.errors import UserError
-from tests.realdata import real_data
-
-GRID = Geometry((6, 7, 8), (2.0, 1.0, 1.0), (10.0, 20.0, 30.0))
-LABELS = {"Heart": 3, "Lung": 5}
-
-
-def image_of(grid: Geometry = GRID, dtype: str = "int16") -> Volume:
-    return Volume(np.random.default_rng(0).integers(-100, 100, grid.shape).astype(dtype), grid)
-
-
-def label_of(grid: Geometry = GRID, dtype: str = "uint8") -> Volume:
-    array = np.zeros(grid.shape, dtype)
-    array[1:3, 1:3, 1:4] = LABELS["Heart"]
-    array[4, 4:6, 4:7] = LABELS["Lung"]
-    return Volume(array, grid)
+from ars_jax.data.cases import Case
+from ars_jax.data.check import examine_case, examine_dataset
+from ars_jax.data.faults import IMAGE_HEADER, LABEL_HEADER, REPAIR, Fault
+from ars_jax.data.layouts import find_dataset
+from ars_jax.data.volumes import Geometry, Volume, read_volume, write_volume
+from tests.data.small_sets import (
+    GRID,
+    LABELS,
+    flipped,
+    folder,
+    image_of,
+    label_of,
+    map_case,
+    mask_case,
+    organ,
+    set_voxel,
+)
 
 
-def map_case(root: Path, *, image: Volume | None = None, label: Volume | None = None, name: str = "a") -> Case:
-    case = Case(name, root / "images" / f"{name}.nii.gz", root / "labels" / f"{name}.nii.gz")
-    write_volume(case.image, image or image_of())
-    write_volume(root / "labels" / f"{name}.nii.gz", label or label_of())
-    return case
-
-
-def mask_case(root: Path, **masks: Volume) -> Case:
-    paths = {organ: root / "labels" / "a" / f"{organ}.nrrd" for organ in masks}
-    for organ, path in paths.items():
-        write_volume(path, masks[organ])
-    write_volume(root / "images" / "a.nrrd", image_of())
-    return Case("a", root / "images" / "a.nrrd", masks=paths)
-
-
-def organ(value: int, grid: Geometry = GRID) -> Volume:
-    return Volume((label_of(grid).array == value).astype(np.uint8), grid)
+def check_case(case: Case, labels: Mapping[str, int]) -> list[Fault]:
+    return examine_case(case, labels)[0]
 
 
 def kinds(faults: list[Fault]) -> list[tuple[str, str]]:
     return [(fault.kind, fault.severity) for fault in faults]
-
-
-def flipped(volume: Volume) -> Volume:
-    """The same points stored with the y axis the other way round."""
-    z, y, x = volume.geometry.origin
-    origin = (z, y + (volume.array.shape[1] - 1) * volume.geometry.spacing[1], x)
-    direction = (1.0, 0, 0, 0, -1.0, 0, 0, 0, 1.0)
-    grid = Geometry(volume.array.shape, volume.geometry.spacing, origin, direction)
-    return Volume(np.ascontiguousarray(volume.array[:, ::-1]), grid)
 
 
 def test_a_sound_case_has_no_fault(tmp_path: Path):
@@ -85,20 +61,39 @@ def test_a_label_on_another_grid_is_named_with_both_values(
     assert check_case(case, LABELS) == [Fault("a", str(case.label), kind, found, wanted, REPAIR, "error")]
 
 
-def test_a_label_elsewhere_in_space_cannot_be_repaired(tmp_path: Path):
+def test_a_label_elsewhere_in_space_is_not_resampled(tmp_path: Path):
+    """If it has the image's shape, its header may be wrong; else nothing mends it."""
     case = map_case(tmp_path, label=label_of(Geometry(GRID.shape, GRID.spacing, (10.0, 24.0, 30.0))))
     (fault,) = check_case(case, LABELS)
-    assert (fault.kind, fault.severity) == ("origin", "error")
-    assert fault.fix != REPAIR
+    assert (fault.kind, fault.severity, fault.fix) == ("origin", "error", LABEL_HEADER)
+    case = map_case(tmp_path, label=label_of(Geometry((7, 7, 8), GRID.spacing, (10.0, 24.0, 30.0))))
+    for fault in check_case(case, LABELS):
+        assert fault.severity == "error"
+        assert fault.fix not in (REPAIR, LABEL_HEADER, IMAGE_HEADER)
 
 
-def set_voxel(value: float, dtype: str) -> Callable[[Volume], Volume]:
-    def change(volume: Volume) -> Volume:
-        array = volume.array.astype(dtype)
-        array[0, 0, 0] = value
-        return Volume(array, volume.geometry)
+@pytest.mark.parametrize("axis", range(3))
+@pytest.mark.parametrize("header_is_right", [True, False])
+def test_the_image_tells_a_turned_label_from_a_turned_header(tmp_path: Path, axis: int, header_is_right: bool):
+    label = label_of()
+    bright = Volume((1000 * (label.array > 0) + image_of().array).astype(np.int16), GRID)
+    turned = flipped(label, axis)
+    stored = turned if header_is_right else Volume(label.array, turned.geometry)
+    faults = check_case(map_case(tmp_path, image=bright, label=stored), LABELS)
+    assert {fault.kind for fault in faults} == {"origin", "direction"}
+    assert {fault.fix for fault in faults} == {REPAIR if header_is_right else LABEL_HEADER}
 
-    return change
+
+@pytest.mark.parametrize("corner", [0.0, 1.0])
+def test_a_header_without_a_place_is_named_and_takes_the_other_one(tmp_path: Path, corner: float):
+    """Also one that counts from 1, as of LiTS's label 53."""
+    nowhere = Geometry(GRID.shape, (1.0, 1.0, 1.0), (corner, -corner, -corner), (1.0, 0, 0, 0, -1.0, 0, 0, 0, -1.0))
+    (fault,) = check_case(map_case(tmp_path, label=label_of(nowhere)), LABELS)
+    assert (fault.kind, fault.fix) == ("identity affine", LABEL_HEADER)
+    assert "spacing (2, 1, 1) mm" in fault.wanted
+    case = map_case(tmp_path, image=image_of(nowhere))
+    (fault,) = check_case(case, LABELS)
+    assert (fault.kind, fault.fix, fault.file) == ("identity affine", IMAGE_HEADER, str(case.image))
 
 
 @pytest.mark.parametrize(
@@ -185,21 +180,10 @@ def test_every_prefix_of_every_format_is_unreadable_or_whole(tmp_path: Path):
                 np.testing.assert_array_equal(read_volume(path).array, label_of().array)
 
 
-def folder(root: Path) -> Dataset:
-    """Four cases: sound, flipped label, unknown value, no label; and a label without an image."""
-    map_case(root, name="sound")
-    map_case(root, name="turned", label=flipped(label_of()))
-    map_case(root, name="wrong", label=set_voxel(9, "uint8")(label_of()))
-    write_volume(root / "images" / "bare.nrrd", image_of())
-    write_volume(root / "labels" / "alone.nrrd", label_of())
-    (root / "labels.json").write_text(json.dumps(LABELS))
-    return find_dataset(root)
-
-
 def test_a_data_set_is_checked_in_order_with_progress(tmp_path: Path):
     dataset = folder(tmp_path)
     calls: list[tuple[int, int, str]] = []
-    faults = check_dataset(dataset, lambda done, total, name: calls.append((done, total, name)))
+    faults = examine_dataset(dataset, lambda done, total, name: calls.append((done, total, name))).faults
     assert [(fault.case, fault.kind, fault.severity) for fault in faults] == [
         ("", "missing pair", "error"),
         ("bare", "image without label", "warning"),
@@ -217,90 +201,5 @@ def test_an_image_that_is_listed_but_not_there_is_a_missing_pair(tmp_path: Path)
         os.rename(tmp_path / old, tmp_path / new)
     listed = {"labels": LABELS, "training": [{"image": "imagesTr/b.nii.gz", "label": "labelsTr/b.nii.gz"}]}
     (tmp_path / "dataset.json").write_text(json.dumps(listed))
-    (fault,) = check_dataset(find_dataset(tmp_path))
+    (fault,) = examine_dataset(find_dataset(tmp_path)).faults
     assert (fault.kind, fault.found) == ("missing pair", "listed in dataset.json but not there")
-
-
-def test_repair_writes_a_sound_copy_and_leaves_the_source(tmp_path: Path):
-    dataset = folder(tmp_path / "source")
-    before = {path: path.read_bytes() for path in (tmp_path / "source").rglob("*") if path.is_file()}
-    left = repair_dataset(dataset, tmp_path / "out")
-    assert [(fault.case, fault.kind) for fault in left] == [("wrong", "unknown label value")]
-    repaired = find_dataset(tmp_path / "out")
-    assert (repaired.layout, repaired.labels) == ("folders", LABELS)
-    assert [case.name for case in repaired.cases] == ["bare", "sound", "turned"]
-    assert kinds(check_dataset(repaired)) == [("image without label", "warning")]
-    np.testing.assert_array_equal(read_volume(tmp_path / "out/labels/turned.nii.gz").array, label_of().array)
-    for name in ("images/sound.nii.gz", "labels/sound.nii.gz", "images/turned.nii.gz", "images/bare.nrrd"):
-        assert (tmp_path / "out" / name).read_bytes() == before[tmp_path / "source" / name]
-    assert before == {path: path.read_bytes() for path in (tmp_path / "source").rglob("*") if path.is_file()}
-
-
-def test_repair_combines_masks_and_keeps_what_is_unlabelled(tmp_path: Path):
-    mask_case(tmp_path / "source", Heart=flipped(organ(3)), Liver=organ(5))
-    (tmp_path / "source" / "unlabelled.json").write_text('{"a": ["Liver"]}')
-    dataset = find_dataset(tmp_path / "source", labels={"Liver": 1, "Heart": 2})
-    assert repair_dataset(dataset, tmp_path / "out") == []
-    repaired = find_dataset(tmp_path / "out")
-    assert list(repaired.labels) == ["Liver", "Heart"]
-    assert repaired.cases[0].unlabelled == ("Liver",)
-    array = read_volume(tmp_path / "out/labels/a.nii.gz").array
-    np.testing.assert_array_equal(array, 2 * organ(3).array + organ(5).array)
-
-
-def test_repair_drops_values_that_were_not_chosen(tmp_path: Path):
-    map_case(tmp_path / "source")
-    (tmp_path / "source" / "labels.json").write_text(json.dumps(LABELS))
-    assert repair_dataset(find_dataset(tmp_path / "source", labels={"Lung": 5}), tmp_path / "out") == []
-    assert check_dataset(find_dataset(tmp_path / "out")) == []
-    np.testing.assert_array_equal(read_volume(tmp_path / "out/labels/a.nii.gz").array, 5 * organ(5).array)
-
-
-def test_repair_never_writes_over_or_into_anything(tmp_path: Path):
-    dataset = folder(tmp_path / "source")
-    with pytest.raises(UserError, match="something there already"):
-        repair_dataset(dataset, tmp_path / "source")
-    with pytest.raises(UserError, match="a place in the data set"):
-        repair_dataset(dataset, tmp_path / "source" / "new")
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="wanted a place that can be written"):
-        repair_dataset(dataset, tmp_path / "file" / "out")
-
-
-def test_a_flipped_label_of_a_dicom_series_is_repaired_by_place(tmp_path: Path):
-    case = Case("ct", real_data("dicom_ct", "series"), real_data("dicom_ct", "segmentation.nii.gz"))
-    assert case.label is not None
-    source = read_volume(case.label)
-    values = np.unique(source.array)
-    labels = {f"Organ{value}": int(value) for value in values if value}
-    faults = check_case(case, labels)
-    assert [(fault.kind, fault.fix) for fault in faults] == [("origin", REPAIR), ("direction", REPAIR)]
-    repair_case(case, labels, tmp_path)
-    repaired = Case("ct", tmp_path / "images" / "ct.nii.gz", tmp_path / "labels" / "ct.nii.gz")
-    image, label = read_volume(repaired.image), read_volume(tmp_path / "labels" / "ct.nii.gz")
-    np.testing.assert_array_equal(image.array, read_volume(case.image).array)
-    assert mismatches(label.geometry, read_geometry(case.image)) == []
-    # Every index of y meets the same millimetre on the other grid, where the axis runs backwards.
-    step, start = source.geometry.spacing[1], source.geometry.origin[1]
-    rows = [round((start - (label.geometry.origin[1] + row * step)) / step) for row in range(label.array.shape[1])]
-    np.testing.assert_array_equal(label.array, source.array[:, rows])
-    assert (label.array != source.array).any()
-    assert check_case(repaired, labels) == []
-
-
-@pytest.mark.parametrize(("name", "warnings"), [("Task04_Hippocampus", 0), ("openkbp", 0), ("abdomen_ct", 1)])
-def test_real_data_sets_have_no_errors(name: str, warnings: int):
-    dataset = find_dataset(real_data(name))
-    faults = check_dataset(Dataset(dataset.root, dataset.layout, dataset.labels, dataset.cases[:4]))
-    assert [fault.severity for fault in faults] == ["warning"] * warnings
-
-
-def test_a_repaired_real_case_reads_the_same(tmp_path: Path):
-    dataset = find_dataset(real_data("openkbp"))
-    case = dataset.cases[0]
-    assert repair_dataset(Dataset(dataset.root, dataset.layout, dataset.labels, (case,)), tmp_path / "out") == []
-    repaired = find_dataset(tmp_path / "out")
-    grid = read_geometry(case.image)
-    np.testing.assert_array_equal(
-        read_label(repaired.cases[0], repaired.labels, grid).array, read_label(case, dataset.labels, grid).array
-    )

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from ars_jax.cli import main
 from ars_jax.errors import UserError
+from ars_jax.files import check_place
 from ars_jax.gradients import crosscheck, pytorch
 from ars_jax.gradients.crosscheck import Comparison
 from ars_jax.laboratory import gradcheck
@@ -154,7 +155,7 @@ def test_the_command_hands_on_options_and_tries_the_file_first(
 def test_trying_a_place_leaves_what_is_there(tmp_path: Path) -> None:
     kept = tmp_path / "rows.json"
     kept.write_text("old")
-    gradcheck.check_place(kept)
-    gradcheck.check_place(tmp_path / "new.json")
+    check_place(kept)
+    check_place(tmp_path / "new.json")
     assert [path.name for path in tmp_path.iterdir()] == ["rows.json"]
     assert kept.read_text() == "old"
