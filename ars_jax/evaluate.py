@@ -12,7 +12,7 @@ from ars_jax.data.volumes import READABLE, Volume, mismatches, read_volume, writ
 from ars_jax.errors import UserError
 from ars_jax.files import read_json, write_json
 from ars_jax.metrics import table
-from ars_jax.metrics.surface import Convention
+from ars_jax.metrics.surface import TOLERANCE_MM, Convention, check_tolerance
 from ars_jax.metrics.table import Row, evaluate_case
 from ars_jax.predict import Network, predict_volume, write_labels
 
@@ -28,6 +28,7 @@ def evaluate_cases(
     out: Path,
     *,
     convention: Convention = "paper-boundary",
+    tolerance_mm: float = TOLERANCE_MM,
     about: Mapping[str, str | int] | None = None,
     progress: Progress | None = None,
 ) -> list[Row]:
@@ -40,6 +41,7 @@ def evaluate_cases(
         out: gets table.csv, table.json, cases.json and the folders predictions and references of label maps, which
             replace those of an earlier evaluation when all cases are done.
         convention: of the surface distances.
+        tolerance_mm: of the surface Dice.
         about: what is scored, for table.json.
         progress: called after every case with the number done, the number of all and the name.
 
@@ -47,8 +49,9 @@ def evaluate_cases(
         One row per case and organ.
 
     Raises:
-        UserError: a file that cannot be read, or a data set with other organs than the network's.
+        UserError: a file that cannot be read, a data set with other organs than the network's, or a tolerance below 0.
     """
+    check_tolerance(tolerance_mm)
     organs = network.plan.labels
     if tuple(labels) != organs:
         fix = "evaluate on a data set of the same organs"
@@ -57,7 +60,7 @@ def evaluate_cases(
     with tempfile.TemporaryDirectory(prefix=".evaluation-", dir=_made(out)) as name:
         staging = Path(name)
         for case in cases:
-            rows += _score_case(network, case, labels, staging, convention)
+            rows += _score_case(network, case, labels, staging, convention, tolerance_mm)
             files.append(
                 {
                     "case": case.name,
@@ -80,7 +83,12 @@ def evaluate_cases(
 
 
 def _score_case(
-    network: Network, case: Case, labels: Mapping[str, int], out: Path, convention: Convention
+    network: Network,
+    case: Case,
+    labels: Mapping[str, int],
+    out: Path,
+    convention: Convention,
+    tolerance_mm: float,
 ) -> list[Row]:
     """Predicts and scores one case and writes both label maps."""
     volume = read_volume(case.image)
@@ -90,7 +98,7 @@ def _score_case(
     write_volume(out / REFERENCES / f"{case.name}.nii.gz", reference)
     labelled = [True, *(organ not in case.unlabelled for organ in labels)]
     arrays, spacing = (prediction.array, reference.array), volume.geometry.spacing
-    return evaluate_case(case.name, *arrays, spacing, tuple(labels), labelled, convention)
+    return evaluate_case(case.name, *arrays, spacing, tuple(labels), labelled, convention, tolerance_mm)
 
 
 def _made(folder: Path) -> Path:
@@ -108,6 +116,7 @@ def evaluate_folders(
     *,
     labels: Mapping[str, int] | None = None,
     convention: Convention = "paper-boundary",
+    tolerance_mm: float = TOLERANCE_MM,
     progress: Progress | None = None,
 ) -> list[Row]:
     """Scores a folder of label maps against a folder of references with equal names.
@@ -117,6 +126,7 @@ def evaluate_folders(
         references: label maps, each on the grid of its prediction; unlabelled.json may name organs that were not drawn.
         labels: organs and their values in both folders; by default each folder's labels.json, or the other's.
         convention: of the surface distances.
+        tolerance_mm: of the surface Dice.
         progress: called after every case with the number done, the number of all and the name.
 
     Returns:
@@ -151,7 +161,9 @@ def evaluate_folders(
         spacing = reference.geometry.spacing
         organs = tuple(reference_table)
         labelled = [True, *(organ not in undrawn.get(name, ()) for organ in organs)]
-        rows += evaluate_case(name, prediction.array, reference.array, spacing, organs, labelled, convention)
+        rows += evaluate_case(
+            name, prediction.array, reference.array, spacing, organs, labelled, convention, tolerance_mm
+        )
         if progress is not None:
             progress(done, len(referenced), name)
     return rows

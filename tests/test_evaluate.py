@@ -292,11 +292,13 @@ def test_organ_names_come_from_either_folder(tmp_path: Path, where: str) -> None
     }
     first = written(tmp_path / "predictions", maps("a", "b", "further"), tables[where][0], ".nrrd")
     second = written(tmp_path / "references", maps("a", "b"), tables[where][1])
-    rows = evaluate_folders(first, second, labels=TABLE if where == "argument" else None, convention="medpy")
+    rows = evaluate_folders(
+        first, second, labels=TABLE if where == "argument" else None, convention="medpy", tolerance_mm=0.5
+    )
     assert [(row.case, row.organ, row.dsc, row.hd95_mm) for row in rows] == [
         (case, organ, 1, 0) for case in ("a", "b") for organ in TABLE
     ]
-    assert {row.convention for row in rows} == {"medpy"}
+    assert {(row.convention, row.tolerance_mm) for row in rows} == {("medpy", 0.5)}
 
 
 def test_each_folder_has_its_own_values(tmp_path: Path) -> None:
