@@ -133,7 +133,8 @@ def _check_map(case: Case, path: Path, labels: Mapping[str, int], image: Volume 
         channels = channel_numbers(path, label.array, labels, case.others)
     except UserError as fault:
         return [*faults, _from_error(case, path, "unknown label value", fault)], {}, None
-    more, organs, digest = _check_channels(case, path, labels, Volume(channels, label.geometry), image)
+    placed = Volume(channels, _grid_of(label, image, faults))
+    more, organs, digest = _check_channels(case, path, labels, placed, image)
     return faults + more, organs, digest
 
 
@@ -194,7 +195,7 @@ def _check_mask(case: Case, path: Path, image: Volume | None) -> tuple[list[Faul
         return faults, None
     faults += _check_grid(case, path, mask, image)
     try:
-        return faults, Volume(mask_voxels(path, mask.array), mask.geometry)
+        return faults, Volume(mask_voxels(path, mask.array), _grid_of(mask, image, faults))
     except UserError as fault:
         kind = "unknown label value" if np.isfinite(mask.array).all() else "NaN"
         return [*faults, _from_error(case, path, kind, fault)], None
@@ -243,6 +244,12 @@ def _check_grid(case: Case, path: Path, label: Volume, image: Volume | None) -> 
         found, wanted = "spacing 1 mm and no origin", f"the image's {_words(differences)}"
         return [error(case.name, path, "identity affine", found, wanted, fix)]
     return [error(case.name, path, one.kind, one.found, f"the image's {one.wanted}", fix) for one in differences]
+
+
+def _grid_of(label: Volume, image: Volume | None, faults: list[Fault]) -> Geometry:
+    """The label's grid; the image's where the label's own header was found to be wrong."""
+    wrong = image is not None and any(fault.fix == LABEL_HEADER for fault in faults)
+    return image.geometry if image is not None and wrong else label.geometry
 
 
 def _words(differences: list[Mismatch]) -> str:

@@ -46,13 +46,15 @@ def compare_cases(cases: Cases, organs: Sequence[str]) -> list[Fault]:
     """
     swapped = _swapped_sides(cases, organs)
     told = {(fault.case, _MIRRORED) for fault in swapped}
+    placeless = _placeless(cases)
+    unmeasured = {fault.case for fault in placeless}
     return [
         *_repeated(cases),
-        *_placeless(cases),
+        *placeless,
         *swapped,
         *(fault for fault in _turned(cases, organs) if (fault.case, fault.found) not in told),
         *_unlike(cases, organs),
-        *_unusual_volumes(cases, organs),
+        *(fault for fault in _unusual_volumes(cases, organs) if fault.case not in unmeasured),
     ]
 
 
@@ -140,6 +142,8 @@ def _swapped_sides(cases: Cases, organs: Sequence[str]) -> list[Fault]:
 
 def _turned(cases: Cases, organs: Sequence[str]) -> list[Fault]:
     """Cases whose organs lie to each other as if axes were mirrored or exchanged."""
+    if len(cases) < MIN_CASES:
+        return []
     offsets = np.array([_offsets(survey, organs) for _, survey in cases]).reshape(len(cases), -1, 3)
     known = np.isfinite(offsets).all(axis=2).sum(axis=0) >= MIN_CASES
     if not known.any():

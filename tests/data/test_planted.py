@@ -3,12 +3,17 @@
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ars_jax.data.check import examine_dataset
 from ars_jax.data.faults import Fault
 from ars_jax.data.layouts import find_dataset
+from ars_jax.data.overview import overview
+from ars_jax.data.repair import repair_dataset
+from ars_jax.data.volumes import Volume, read_volume, write_volume
 from tests.data import planted
+from tests.data.small_sets import flipped
 from tests.realdata import real_data
 
 
@@ -55,6 +60,30 @@ def test_faults_of_masks_are_found_too(sound: Path, tmp_path: Path) -> None:
         (planted.VICTIM, "missing organ mask"),
         (planted.OTHER, "identity affine"),
     }
+
+
+def test_the_known_faults_of_lits_are_listed_and_repaired_only_when_asked(sound: Path, tmp_path: Path) -> None:
+    """A volume of 3D-IRCADb under an identity affine, label 53 under another, and mixed directions, which are none."""
+    root = tmp_path / "lits"
+    for name, number in zip(planted.CASES, (0, 1, 28, 53, 60, 68, 70, 71), strict=True):
+        image, label = read_volume(planted.image_path(sound, name)), read_volume(planted.label_path(sound, name))
+        array = np.where(label.array <= 2, label.array, 0).astype(np.uint8)
+        write_volume(root / f"volume-{number}.nii", image)
+        write_volume(root / f"segmentation-{number}.nii", Volume(array, label.geometry))
+    planted.identity(root / "volume-28.nii", root / "segmentation-28.nii")
+    planted.identity(root / "segmentation-53.nii")
+    for path in (root / "volume-68.nii", root / "segmentation-68.nii"):
+        write_volume(path, flipped(read_volume(path)))
+    examination = examine_dataset(find_dataset(root))
+    assert {(Path(fault.file).name, fault.kind, fault.severity) for fault in examination.faults} == {
+        ("volume-28.nii", "identity affine", "warning"),
+        ("segmentation-53.nii", "identity affine", "error"),
+    }
+    assert overview(examination).orientations == {"LPS": 6, "RAS": 1, "LAS": 1}
+    assert len(repair_dataset(examination, tmp_path / "plain")) == 1
+    assert repair_dataset(examination, tmp_path / "out", headers=True) == []
+    kinds = [fault.kind for fault in examine_dataset(find_dataset(tmp_path / "out")).faults]
+    assert kinds == ["identity affine"], "no file holds the true spacing of volume 28"
 
 
 @pytest.mark.parametrize(
