@@ -130,13 +130,18 @@ def _placeless(cases: Cases) -> list[Fault]:
 
 
 def _swapped_sides(cases: Cases, organs: Sequence[str]) -> list[Fault]:
+    wanted = "left at larger x (LPS)"
+    fix = "swap the names, or mend the direction of image and label if all of the case is mirrored"
     faults = []
-    for (case, survey), (left, right) in product(cases, left_right_pairs(organs)):
-        gap = side_gap(survey, left, right)
-        if gap is not None and gap < 0:
-            found = f"{left} {-gap:.0f} mm to the right of {right}"
-            fix = "swap the names, or mend the direction of image and label if all of the case is mirrored"
-            faults.append(error(case.name, _label_of(case), "left and right", found, "left at larger x (LPS)", fix))
+    for case, survey in cases:
+        gaps = {pair: side_gap(survey, *pair) for pair in left_right_pairs(organs)}
+        swapped = [
+            f"{left} {-gap:.0f} mm to the right of {right}"
+            for (left, right), gap in gaps.items()
+            if gap is not None and gap < 0
+        ]
+        if swapped:
+            faults.append(error(case.name, _label_of(case), "left and right", ", ".join(swapped), wanted, fix))
     return faults
 
 

@@ -195,21 +195,26 @@ def _image_table(summary: Overview) -> Table:
 
 
 def _organ_table(summary: Overview) -> Table:
+    outliers = any(organ.outliers for organ in summary.organs)
+    sides = any(organ.other_side for organ in summary.organs)
     table = Table(box=box.SIMPLE, pad_edge=False)
-    table.add_column("organ", overflow="fold")
-    for name in ("cases", "missing", "least ml", "median ml", "most ml"):
+    table.add_column("organ", overflow="fold", min_width=min(20, max(len(organ.organ) for organ in summary.organs)))
+    for name in ("cases", "missing", "least ml", "median", "most"):
         table.add_column(name, justify="right")
-    table.add_column("unusual volume", overflow="fold", max_width=22)
-    table.add_column("on its side", justify="right")
+    if sides:
+        table.add_column("on its side", justify="right")
+    if outliers:
+        table.add_column("unusual volume", overflow="fold", max_width=24)
     for organ in summary.organs:
         volume = organ.volume_ml
+        placed = f"{organ.compared - len(organ.swapped)} of {organ.compared}" if organ.other_side else ""
         table.add_row(
             organ.organ,
             str(organ.cases),
             str(len(organ.missing)),
             *(map(_ml, (volume.smallest, volume.median, volume.largest)) if volume else [""] * 3),
-            _named(organ.outliers),
-            f"{organ.compared - len(organ.swapped)} of {organ.compared}" if organ.other_side else "",
+            *([placed] if sides else []),
+            *([_named(organ.outliers)] if outliers else []),
         )
     return table
 

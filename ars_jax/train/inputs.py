@@ -1,6 +1,5 @@
 """From the configuration to prepared cases: finding, splitting, preparing, and the plan that fits them."""
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from ars_jax.data.cache import cache_key, load_sample
 from ars_jax.data.layouts import Case, Dataset, find_dataset
 from ars_jax.data.plan import Plan, Sample, read_plan
 from ars_jax.data.prepare import complete_plan, prepare_dataset
+from ars_jax.data.sides import mirror_name
 from ars_jax.data.splits import CaseSplit, split_cases
 from ars_jax.errors import UserError
 from ars_jax.files import read_json, write_json
@@ -223,16 +223,9 @@ def _check_pairs(plan: Plan) -> None:
     paired = {organ for pair in plan.pairs for organ in pair}
     by_name = {organ.lower(): organ for organ in plan.labels}
     for organ in plan.labels:
-        other = by_name.get(_mirror(organ))
+        other = by_name.get(mirror_name(organ))
         if other is not None and other != organ and not {organ, other} <= paired:
             fix = f"--data.pairs '[[{organ}, {other}]]', or do not flip the last of augment.flip"
             raise UserError(
                 "data.pairs", found=f"a flip along x, {organ} and {other} unpaired", wanted="pairs", fix=fix
             )
-
-
-def _mirror(organ: str) -> str:
-    """Returns the other side's organ in lower case; the same organ if its name tells no side."""
-    sides = {"l": "r", "r": "l", "left": "right", "right": "left"}
-    words = re.split(r"([\W_]+)", organ.lower())
-    return "".join(sides.get(word, word) for word in words)
