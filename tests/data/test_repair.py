@@ -14,7 +14,10 @@ from ars_jax.data.layouts import find_dataset, read_label
 from ars_jax.data.repair import repair_case, repair_dataset
 from ars_jax.data.volumes import Geometry, Volume, mismatches, read_geometry, read_volume
 from ars_jax.errors import UserError
+from tests.data.dicom_files import box_contours, write_series, write_structures
 from tests.data.small_sets import GRID, LABELS, flipped, folder, image_of, label_of, map_case, mask_case, organ
+from tests.data.synthetic import LABELS as BALLS
+from tests.data.synthetic import ct, grid
 from tests.realdata import real_data
 
 
@@ -131,3 +134,20 @@ def test_a_repaired_real_case_reads_the_same(tmp_path: Path):
     np.testing.assert_array_equal(
         read_label(repaired.cases[0], repaired.labels, grid).array, read_label(case, dataset.labels, grid).array
     )
+
+
+def test_structure_sets_are_measured_and_become_label_maps(tmp_path: Path):
+    image, label = ct(grid())
+    contours = {organ: box_contours(label.array, label.geometry, value) for organ, value in BALLS.items()}
+    write_series(tmp_path / "source" / "case", image)
+    write_structures(tmp_path / "source" / "case" / "RS.1.dcm", contours)
+    examination = examine_dataset(find_dataset(tmp_path / "source", labels=BALLS))
+    assert examination.faults == ()
+    for ball, value in BALLS.items():
+        assert examination.cases[0].organs[ball].voxels == np.count_nonzero(label.array == value)
+    assert repair_dataset(examination, tmp_path / "out") == []
+    np.testing.assert_array_equal(read_volume(tmp_path / "out/labels/case.nii.gz").array, label.array)
+    write_structures(tmp_path / "source" / "case" / "RS.1.dcm", {"Nose": contours["Ball_L"]})
+    (fault,) = examine_dataset(find_dataset(tmp_path / "source", labels=BALLS)).faults
+    assert (fault.kind, fault.severity) == ("structure set", "error")
+    assert "Nose" in fault.wanted
