@@ -66,8 +66,8 @@ def pairs(arguments: argparse.Namespace) -> Iterator[tuple[str, Pair]]:
                     yield f"{case.name} {path.stem}", (masks[0], masks[1], volumes[0].geometry.spacing)
     if arguments.made:
         spacing = (2.5, 1.0, 1.0)
-        large, body = ellipsoid((0.5, 0.49, 0.5), (0.3, 0.25, 0.3)), ellipsoid((0.5, 0.5, 0.5), (0.45, 0.3, 0.4))
-        yield "liver-like, a third of each side", (ellipsoid((0.5, 0.5, 0.5), (0.17,) * 3), large, spacing)
+        liver, body = ellipsoid((0.5, 0.5, 0.5), (0.3, 0.17, 0.22)), ellipsoid((0.5, 0.5, 0.5), (0.45, 0.3, 0.4))
+        yield "liver against a shifted liver", (ellipsoid((0.52, 0.5, 0.51), (0.3, 0.17, 0.22)), liver, spacing)
         yield "body against a shifted body", (ellipsoid((0.51, 0.5, 0.51), (0.45, 0.3, 0.4)), body, spacing)
         yield "ball in the middle of a body", (ellipsoid((0.5, 0.5, 0.5), (0.08, 0.06, 0.06)), body, spacing)
 

@@ -39,7 +39,12 @@ CONVENTIONS: tuple[Convention, ...] = get_args(Convention)
 
 
 TOLERANCE_MM = 2.0
-"""What `surface_dice` forgives by default, mm: readers' own disagreement about head-and-neck organs is 1 to 3 mm."""
+"""What `surface_dice` forgives by default, mm: about what two readers disagree by.
+
+Of 42 head-and-neck organs, each drawn by an oncologist and a radiographer (Nikolov et al. 2018), the median HD95 is 2.0
+mm; their median surface Dice is 0.89 at 1 mm, 0.95 at 2 mm and 0.995, hardly telling anything, at 3 mm. Below a voxel's
+side only steps along the shorter sides are forgiven, so coarse grids want a larger one.
+"""
 _ROUNDING = 1e-9
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from ars_jax.errors import UserError
 from ars_jax.metrics.screen import render
-from ars_jax.metrics.surface import Convention, surface_metrics
+from ars_jax.metrics.surface import CONVENTIONS, Convention, surface_metrics
 from ars_jax.metrics.table import Row, evaluate_case, read_json, summarise, write_csv, write_json
 
 ORGANS = ("Cord", "Parotid_L", "Chiasm", "Lens", "Lip")
@@ -105,9 +105,18 @@ def test_organ_without_a_value_is_left_out_of_that_mean():
     assert (summary.overall.dsc.n, summary.overall.hd95_mm.n) == (4, 3)
 
 
-def test_surface_dice_of_a_miss_and_a_false_alarm_is_zero_and_of_an_absent_organ_nothing():
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_empty_masks_are_told_alike_in_every_convention(convention):
+    """The table of `ars_jax.metrics`: an overlap of 0 for what was missed or invented, never a distance."""
+    found = by_organ(rows(convention)[:5])
+    miss, alarm, absent = (found[organ] for organ in ("Chiasm", "Lens", "Lip"))
+    assert [(row.dsc, row.surface_dice) for row in (miss, alarm, absent)] == [(0, 0), (0, 0), (None, None)]
+    assert [(row.recall, row.precision) for row in (miss, alarm, absent)] == [(0, None), (None, 0), (None, None)]
+    assert {(row.hd95_mm, row.asd_mm) for row in (miss, alarm, absent)} == {(None, None)}
+
+
+def test_misses_and_false_alarms_count_in_the_mean_surface_dice():
     found = by_organ(rows()[:5])
-    assert [found[organ].surface_dice for organ in ("Chiasm", "Lens", "Lip")] == [0.0, 0.0, None]
     assert {row.tolerance_mm for row in found.values()} == {2.0}
     lines = {line.organ: line for line in summarise(rows()).organs}
     assert (lines["Chiasm"].surface_dice.mean, lines["Chiasm"].surface_dice.n) == (0.5, 2)
