@@ -5,10 +5,9 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
 
+from ars_jax.config import Convention, Layout
 from ars_jax.options import add_config, add_experiment
 
-Convention = Literal["paper-boundary", "paper-volume", "monai", "medpy", "deepmind"]
-Layout = Literal["auto", "msd", "folders", "btcv", "lits", "pddca", "dicom"]
 DEMO_CASES = 60
 
 

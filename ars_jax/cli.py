@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
@@ -14,7 +14,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from ars_jax.arguments import (
     DEMO_CASES,
-    Convention,
     check_arguments,
     demo_arguments,
     evaluate_arguments,
@@ -92,7 +91,7 @@ def _demo(arguments: Namespace, console: Console) -> None:
             write_phantoms(out / name, count, seed=seed)
     # A demo that was interrupted, or is run again, goes on where it was.
     train(config, resume=has_checkpoint(run / "checkpoints"), console=console)
-    _evaluate_run(run, console, root=out / "unseen", out=run / "evaluation")
+    _evaluate_run(run, console, root=out / "unseen")
     _report(Namespace(runs=[run], out=out / "report"), console)
 
 
@@ -175,8 +174,8 @@ def _evaluate(arguments: Namespace, console: Console) -> None:
     if arguments.run is not None and (folders != (None, None) or arguments.labels):
         _refuse("RUN together with --predictions, --references or --labels")
     if arguments.run is not None:
-        how = {name: arguments[name] for name in ("cases", "out", "convention", "tolerance_mm", "checkpoint")}
-        _evaluate_run(arguments.run, console, arguments.data, **how)
+        how = {name: arguments[name] for name in ("cases", "convention", "tolerance_mm", "checkpoint")}
+        _evaluate_run(arguments.run, console, arguments.out, root=arguments.data, **how)
         return
     if None in folders or (arguments.data, arguments.cases) != (None, None):
         _refuse("no RUN, and not both of --predictions and --references (which take no --data and no --cases)")
@@ -196,34 +195,22 @@ def _refuse(found: str) -> None:
     raise UserError("ars-jax evaluate", found=found, wanted=wanted, fix="see ars-jax evaluate --help")
 
 
-def _evaluate_run(
-    run: Path,
-    console: Console,
-    root: Path | None = None,
-    *,
-    cases: Literal["validation", "test"] | None = None,
-    out: Path | None = None,
-    convention: Convention = "paper-boundary",
-    tolerance_mm: float = 2.0,
-    checkpoint: Literal["best", "newest"] = "best",
-) -> None:
-    """Scores a run on its test or validation cases, or on those of another data set that it was not trained on."""
-    from ars_jax.evaluate import evaluate_cases
-    from ars_jax.predict import load_network
-    from ars_jax.train.inputs import scored_cases, scored_role
+def _evaluate_run(run: Path, console: Console, out: Path | None = None, **how: Any) -> None:
+    """Scores a run; `how` goes to `score_run`."""
+    from ars_jax.score import score_run
 
-    config = _run_config(run)
-    network = load_network(run, config, checkpoint)
-    dataset, scored, left_out = scored_cases(run, config, root, cases)
-    role = scored_role(run, cases) if root is None else "unseen"
-    about = {"data": str(dataset.root.absolute()), "cases": role, "checkpoint": checkpoint}
     out = out or run / "evaluation"
     with _bar(console, "evaluating") as update:
-        how = {"convention": convention, "tolerance_mm": tolerance_mm, "about": about}
-        rows = evaluate_cases(network, scored, dataset.labels, out, **how, progress=update)
-    _show(rows, f"{run}, {checkpoint} checkpoint, {len(scored)} {role} cases of {dataset.root}", out, console)
-    if left_out:
-        console.print(f"left out {left_out} cases that the run was trained on", soft_wrap=True)
+        scores = score_run(run, _run_config(run), out, **how, progress=update)
+    checkpoint = how.get("checkpoint", "best")
+    _show(
+        scores.rows,
+        f"{run}, {checkpoint} checkpoint, {scores.cases} {scores.role} cases of {scores.root}",
+        out,
+        console,
+    )
+    if scores.left_out:
+        console.print(f"left out {scores.left_out} cases that the run was trained on", soft_wrap=True)
 
 
 def _report(arguments: Namespace, console: Console) -> None:

@@ -20,6 +20,8 @@ Objective = Literal[
     "sensitivity_specificity",
 ]
 
+Layout = Literal["auto", "msd", "folders", "btcv", "lits", "pddca", "dicom"]
+Convention = Literal["paper-boundary", "paper-volume", "monai", "medpy", "deepmind"]
 Sides = tuple[int, int, int]
 
 Rule = tuple[str, object, bool, str]
@@ -46,7 +48,7 @@ class DataConfig:
     """
 
     root: Path
-    layout: Literal["auto", "msd", "folders", "btcv", "lits", "pddca", "dicom"] = "auto"
+    layout: Layout = "auto"
     labels: dict[str, int] | None = None
     pairs: tuple[tuple[str, str], ...] = ()
     split: Path | None = None

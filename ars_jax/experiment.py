@@ -9,15 +9,16 @@ from rich.console import Console
 from ars_jax.checkpoint import has_checkpoint
 from ars_jax.config import Config, to_dict, with_absolute_paths
 from ars_jax.errors import DivergedError
-from ars_jax.evaluate import evaluate_cases
 from ars_jax.files import locked, write_json
 from ars_jax.matrix import ExperimentConfig, TrialPlan, plan_trials
-from ars_jax.predict import load_network
+from ars_jax.metrics.table import summarise
 from ars_jax.report.comparison import write_comparison
 from ars_jax.report.experiments import draw_experiment
 from ars_jax.report.results import INDEX, read_results
-from ars_jax.report.runs import read_metrics
-from ars_jax.train.inputs import scored_cases, scored_role
+from ars_jax.report.runs import read_evaluation, read_metrics
+from ars_jax.report.tables import NONE
+from ars_jax.score import score_run
+from ars_jax.train.inputs import scored_role
 from ars_jax.train.loop import check_same_config, train
 
 DIVERGED = "diverged.json"
@@ -79,8 +80,7 @@ def _finish(trial: TrialPlan, experiment: ExperimentConfig, console: Console) ->
             return str(error)
         finally:
             jax.clear_caches()  # the programs of this run: the next one compiles its own
-    if not (folder / "evaluation" / "table.json").is_file():
-        _score(trial, experiment)
+    _score(trial, experiment, console)
     return ""
 
 
@@ -90,15 +90,19 @@ def _is_trained(folder: Path) -> bool:
     return path.is_file() and any(line["kind"] == "end" for line in read_metrics(path))
 
 
-def _score(trial: TrialPlan, experiment: ExperimentConfig) -> None:
-    """Scores a run on its test cases, or its validation cases where it has none."""
+def _score(trial: TrialPlan, experiment: ExperimentConfig, console: Console) -> None:
+    """Scores a run on its test cases, or its validation cases where it has none, unless that was done."""
     folder = trial.config.run.dir
-    role = scored_role(folder)
-    checkpoint = experiment.checkpoint or ("best" if role == "test" else "newest")
-    network = load_network(folder, trial.config, checkpoint)
-    dataset, cases, _ = scored_cases(folder, trial.config, None)
-    about = {"data": str(dataset.root), "cases": role, "checkpoint": checkpoint}
-    evaluate_cases(network, cases, dataset.labels, folder / "evaluation", about=about)
+    chosen = experiment.checkpoint or ("best" if scored_role(folder) == "test" else "newest")
+    wanted = (chosen, experiment.convention, experiment.tolerance_mm)
+    if (done := read_evaluation(folder)) is not None:
+        if (done.about.get("checkpoint"), done.convention, done.rows[0].tolerance_mm) == wanted:
+            return
+    checkpoint, convention, tolerance_mm = wanted
+    how: dict[str, Any] = {"checkpoint": checkpoint, "convention": convention, "tolerance_mm": tolerance_mm}
+    scores = score_run(folder, trial.config, folder / "evaluation", **how)
+    dsc = summarise(scores.rows).overall.dsc.mean
+    console.print(f"scored: DSC {NONE if dsc is None else f'{dsc:.3f}'}, {scores.cases} {scores.role} cases")
 
 
 def _write_index(folder: Path, experiment: ExperimentConfig, trials: tuple[TrialPlan, ...]) -> None:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from ars_jax.config import Config, LossConfig, Objective, RunConfig, Sides, check_config
+from ars_jax.config import Config, Convention, LossConfig, Objective, RunConfig, Sides, check_config
 from ars_jax.errors import UserError
 
 NAMES: Mapping[Objective, str] = {
@@ -38,6 +38,8 @@ class ExperimentConfig:
         adaptive_gradients: of ars; null takes loss.adaptive_gradient.
         checkpoint: which parameters are scored; null takes the newest where the validation cases are scored, so that
             none was chosen by the cases that score it, and the best by validation DSC where there are test cases.
+        convention: of HD95 and ASD.
+        tolerance_mm: of the surface Dice.
     """
 
     title: str | None = None
@@ -50,6 +52,8 @@ class ExperimentConfig:
     reductions: tuple[Literal["sum", "mean", "class_mean"], ...] | None = None
     adaptive_gradients: tuple[Literal["through", "stop"], ...] | None = None
     checkpoint: Literal["best", "newest"] | None = None
+    convention: Convention = "paper-boundary"
+    tolerance_mm: float = 2.0
 
 
 @dataclasses.dataclass(frozen=True)

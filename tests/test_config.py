@@ -3,16 +3,17 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args
 
 import pytest
 import yaml
 
-from ars_jax import arguments, cli
 from ars_jax.config import (
     AugmentConfig,
     Config,
+    Convention,
     DataConfig,
+    Layout,
     LossConfig,
     ModelConfig,
     Objective,
@@ -28,6 +29,7 @@ from ars_jax.config import (
 from ars_jax.data import finders
 from ars_jax.data.phantom import PHANTOM_PAIRS
 from ars_jax.errors import UserError
+from ars_jax.matrix import ExperimentConfig
 from ars_jax.metrics import surface
 from ars_jax.options import preset, read_config
 from ars_jax.train.step import make_loss
@@ -299,10 +301,9 @@ def test_values_in_range_pass(config: Config) -> None:
 
 
 def test_words_that_stand_in_two_rooms_agree() -> None:
-    """The command line repeats some, so that its help need not load what they belong to."""
-    conventions = get_args(cli.Convention)
-    assert conventions == tuple(surface.CONVENTIONS)
-    assert set(get_args(arguments.Layout)) == {"auto", *finders._FINDERS}
-    assert get_type_hints(DataConfig)["layout"] == arguments.Layout
+    """The configuration repeats some, so that help need not load what they belong to."""
+    assert get_args(Convention) == tuple(surface.CONVENTIONS)
+    assert ExperimentConfig().tolerance_mm == surface.TOLERANCE_MM
+    assert set(get_args(Layout)) == {"auto", *finders._FINDERS}
     demo = preset("demo", ["--data.root=a", "--run.dir=b"])
     assert demo.data.pairs == PHANTOM_PAIRS
