@@ -8,7 +8,7 @@ from rich.console import Console
 
 from ars_jax.checkpoint import has_checkpoint
 from ars_jax.config import Config, to_dict, with_absolute_paths
-from ars_jax.errors import DivergedError
+from ars_jax.errors import DivergedError, UserError
 from ars_jax.files import locked, write_json
 from ars_jax.matrix import ExperimentConfig, TrialPlan, plan_trials
 from ars_jax.metrics.table import summarise
@@ -56,13 +56,22 @@ def run_experiment(config: Config, experiment: ExperimentConfig, console: Consol
         if reason:
             console.print(reason, soft_wrap=True)
             missing.append(f"{trial.name}: {reason}")
-    results = read_results(config.run.dir)
-    if any(arm.trials for arm in results.arms):
-        try:
-            draw_experiment(results, config.run.dir / "figures")
-        finally:  # the tables link the figures, and need neither matplotlib nor the images
-            write_comparison(results, config.run.dir / "tables")
+    try:
+        _compare(config.run.dir)
+    except UserError as error:
+        if not missing:
+            raise
+        console.print(f"nothing to compare yet: {error}", soft_wrap=True)
     return missing
+
+
+def _compare(folder: Path) -> None:
+    """Writes tables and figures of the runs that are scored."""
+    results = read_results(folder)
+    try:
+        draw_experiment(results, folder / "figures")
+    finally:  # the tables link the figures, and need neither matplotlib nor the images
+        write_comparison(results, folder / "tables")
 
 
 def _finish(trial: TrialPlan, experiment: ExperimentConfig, console: Console) -> str:
