@@ -12,7 +12,9 @@ _HEADINGS = {
     "surface_dice": "surface\nDice",
     "hd95_mm": "HD95\nmm",
     "asd_mm": "ASD\nmm",
+    "volume_difference_percent": "volume\n%",
 }
+_FORMATS = {"hd95_mm": ".2f", "asd_mm": ".2f", "volume_difference_percent": "+.1f"}
 
 
 def render(summary: Summary, title: str) -> Table:
@@ -24,13 +26,13 @@ def render(summary: Summary, title: str) -> Table:
 
     Returns:
         A table with mean ± sd of every measure, the counts beside them, and convention and tolerance in the header; it
-        fills at most 80 columns where no organ's name is longer than 22 letters.
+        fills at most 80 columns where no organ's name is longer than 16 letters, and 100 where none is longer than 34.
     """
     tolerance = "" if summary.tolerance_mm is None else f", surface Dice at {summary.tolerance_mm:g} mm"
     table = Table(
         title=f"{title}\nsurface distances in mm, convention {summary.convention}{tolerance}",
-        caption="mean ± sd over n cases; distances only where both masks exist, so read them with the misses; last "
-        "line: mean ± sd over the organs' means",
+        caption="mean ± sd over n cases; distances and volume (prediction - reference) only where both masks exist, so "
+        "read them with the misses; last line: mean ± sd over the organs' means",
         box=box.SIMPLE_HEAD,
         show_edge=False,
         padding=0,
@@ -46,12 +48,12 @@ def render(summary: Summary, title: str) -> Table:
 
 
 def _cells(line: Line) -> list[str]:
-    measures = [_mean_sd(getattr(line, measure), 2 if measure.endswith("_mm") else 3) for measure in MEASURES]
+    measures = [_mean_sd(getattr(line, measure), _FORMATS.get(measure, ".3f")) for measure in MEASURES]
     return [line.organ, str(line.cases), *measures, f"{line.misses} / {line.false_alarms}"]
 
 
-def _mean_sd(value: Statistic, digits: int) -> str:
+def _mean_sd(value: Statistic, form: str) -> str:
     if value.mean is None:
         return "-"
-    mean = f"{value.mean:.{digits}f}"
-    return mean if value.sd is None else f"{mean}\n±{value.sd:.{digits}f}"
+    mean = f"{value.mean:{form}}"
+    return mean if value.sd is None else f"{mean}\n±{value.sd:{form.lstrip('+')}}"

@@ -24,8 +24,15 @@ from ars_jax.metrics.surface import (
 )
 
 Status = Literal["ok", "miss", "false alarm", "absent", "unlabelled"]
-MEASURES = ("dsc", "recall", "precision", "surface_dice", "hd95_mm", "asd_mm")
+MEASURES = ("dsc", "recall", "precision", "surface_dice", "hd95_mm", "asd_mm", "volume_difference_percent")
 """The measures of a row, in the order of every table."""
+_UNITS = {
+    "hd95_mm": "mm",
+    "asd_mm": "mm",
+    "volume_prediction_ml": "ml",
+    "volume_reference_ml": "ml",
+    "volume_difference_percent": "%",
+}
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,13 @@ class Row:
     surface_dice: float | None = None
     tolerance_mm: float | None = None
 
+    @property
+    def volume_difference_percent(self) -> float | None:
+        """Prediction minus reference in % of the reference's volume; None unless the status is "ok"."""
+        if self.status != "ok" or not self.volume_reference_ml:
+            return None
+        return 100 * (self.volume_prediction_ml - self.volume_reference_ml) / self.volume_reference_ml
+
 
 @dataclass(frozen=True)
 class Statistic:
@@ -95,6 +109,8 @@ class Line:
         surface_dice: over the cases that count; a miss and a false alarm count as 0.
         hd95_mm: mm, over the cases with both masks, so read it together with `misses`.
         asd_mm: mm, over the cases with both masks.
+        volume_difference_percent: prediction minus reference, % of the reference, over the cases with both masks; above
+            0 where the prediction is the larger one. Differences of unlike signs cancel, so read it with its `sd`.
     """
 
     organ: str
@@ -107,6 +123,7 @@ class Line:
     surface_dice: Statistic
     hd95_mm: Statistic
     asd_mm: Statistic
+    volume_difference_percent: Statistic = Statistic(None, None, 0)
 
 
 @dataclass(frozen=True)
@@ -341,7 +358,7 @@ def write_json(path: Path | str, rows: Sequence[Row], about: Mapping[str, str | 
         "about": dict(about or {}),
         "convention": summary.convention,
         "tolerance_mm": summary.tolerance_mm,
-        "units": {"hd95_mm": "mm", "asd_mm": "mm", "volume_prediction_ml": "ml", "volume_reference_ml": "ml"},
+        "units": _UNITS,
         "rows": [asdict(row) for row in rows],
         "summary": asdict(summary),
     }

@@ -136,6 +136,18 @@ def test_table_written_before_surface_dice_still_reads(tmp_path):
         summarise(rows() + found)
 
 
+def test_volume_difference_is_signed_and_only_where_both_masks_exist():
+    found = by_organ(rows()[:5])
+    assert [found[organ].volume_difference_percent for organ in ORGANS] == [pytest.approx(-20), 0, None, None, None]
+    summary = summarise(rows())
+    lines = {line.organ: line.volume_difference_percent for line in summary.organs}
+    assert (lines["Cord"].mean, lines["Cord"].sd) == pytest.approx((-10, math.sqrt(200)))
+    assert (lines["Chiasm"].mean, lines["Chiasm"].n, lines["Lens"].n, lines["Lip"].n) == (0, 1, 0, 0)
+    assert summary.overall.volume_difference_percent.mean == pytest.approx(-10 / 3)
+    larger = replace(rows()[0], volume_prediction_ml=0.09)
+    assert larger.volume_difference_percent == pytest.approx(50)
+
+
 @pytest.mark.parametrize("tolerance", [-1.0, math.nan, math.inf])
 def test_tolerance_that_is_no_distance_is_named(tolerance):
     empty = np.zeros((3, 4, 5), np.uint8)
@@ -161,6 +173,8 @@ def test_json_is_strict_and_reads_back(tmp_path):
     assert content["convention"] == "paper-boundary"
     assert content["rows"][2]["hd95_mm"] is None
     assert content["summary"]["overall"]["dsc"]["mean"] == summarise(rows()).overall.dsc.mean
+    assert content["summary"]["organs"][0]["volume_difference_percent"]["mean"] == pytest.approx(-10)
+    assert content["units"]["volume_difference_percent"] == "%"
     assert read_json(path) == rows()
     assert [p.name for p in path.parent.iterdir()] == ["table.json"]
 
@@ -217,7 +231,7 @@ def test_screen_table_names_convention_units_and_misses(width):
     text = console.export_text()
     words = text.split()
     assert "convention medpy, surface Dice at 2 mm" in " ".join(words)
-    for wanted in ("HD95", "ASD", "mm", "misses", "alarms", "Chiasm", "Parotid_L", "0.944", "±0.079"):
+    for wanted in ("HD95", "ASD", "mm", "misses", "alarms", "Chiasm", "Parotid_L", "0.944", "±0.079", "-10.0", "±14.1"):
         assert wanted in words, wanted
     assert "1 / 0" in text and "0 / 1" in text
     assert "…" not in text
