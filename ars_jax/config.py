@@ -1,6 +1,8 @@
 """The configuration's schema as frozen dataclasses, its ranges, and how it is written; `options` reads it."""
 
 import dataclasses
+import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +24,7 @@ Objective = Literal[
 
 Layout = Literal["auto", "msd", "folders", "btcv", "lits", "pddca", "dicom"]
 Convention = Literal["paper-boundary", "paper-volume", "monai", "medpy", "deepmind"]
+Role = Literal["validation", "test"]
 Sides = tuple[int, int, int]
 
 Rule = tuple[str, object, bool, str]
@@ -251,8 +254,6 @@ def check_config(config: Config) -> None:
     """
     data, augment, model, loss = config.data, config.augment, config.model, config.loss
     optim, train = config.optim, config.train
-    fixed, total = min(loss.fp_weight, loss.fn_weight), loss.fp_weight + loss.fn_weight
-    division = (loss.grid is None) != (loss.region_size is None)
     rules: tuple[Rule, ...] = (
         *_split_rules(data),
         ("augment.translate", augment.translate, 0 <= augment.translate < 1, "at least 0 and below 1"),
@@ -262,19 +263,7 @@ def check_config(config: Config) -> None:
         ("model.base_channels", model.base_channels, model.base_channels > 0, "at least 1"),
         ("model.kernel_size", model.kernel_size, model.kernel_size > 0 and model.kernel_size % 2 == 1, "an odd side"),
         ("model.dropout", model.dropout, 0 <= model.dropout < 1, "at least 0 and below 1"),
-        ("loss.grid, loss.region_size", (loss.grid, loss.region_size), division, "one of them, the other null"),
-        ("loss.region_weight", loss.region_weight, loss.region_weight >= 0, "at least 0"),
-        ("loss.cross_entropy_weight", loss.cross_entropy_weight, loss.cross_entropy_weight >= 0, "at least 0"),
-        ("loss.a, loss.b", (loss.a, loss.b), min(loss.a, loss.b) >= 0 < loss.a + loss.b, "at least 0, not both 0"),
-        ("loss.eps", loss.eps, loss.eps > 0, "above 0"),
-        (
-            "loss.fp_weight, loss.fn_weight",
-            (loss.fp_weight, loss.fn_weight),
-            fixed >= 0 < total,
-            "at least 0, not both 0",
-        ),
-        ("loss.gamma", loss.gamma, loss.gamma > 0, "above 0"),
-        ("loss.sensitivity_weight", loss.sensitivity_weight, 0 <= loss.sensitivity_weight <= 1, "0 to 1"),
+        *_loss_rules(loss),
         ("optim.learning_rate", optim.learning_rate, optim.learning_rate > 0, "above 0"),
         ("optim.warmup", optim.warmup, 0 <= optim.warmup < 1, "at least 0 and below 1"),
         ("optim.clip_norm", optim.clip_norm, optim.clip_norm is None or optim.clip_norm > 0, "above 0 or null"),
@@ -284,7 +273,7 @@ def check_config(config: Config) -> None:
         ("train.maps_every", train.maps_every, train.maps_every >= 0, "at least 0"),
         ("train.seed", train.seed, train.seed >= 0, "at least 0"),
     )
-    for key, found, holds, wanted in rules:
+    for key, found, holds, wanted in (*rules, *_finite_rules(to_dict(config))):
         if not holds:
             options = " and ".join(f"--{name}" for name in key.split(", "))
             raise UserError(key, found=found, wanted=wanted, fix=f"mend it in the configuration or with {options}")
@@ -302,6 +291,35 @@ def _split_rules(data: DataConfig) -> tuple[Rule, ...]:
         ("data.validation_fraction", data.validation_fraction, 0 < data.validation_fraction < 1, "0 to 1"),
         ("data.split_seed", data.split_seed, data.split_seed >= 0, "at least 0"),
     )
+
+
+def _loss_rules(loss: LossConfig) -> tuple[Rule, ...]:
+    one = (loss.grid is None) != (loss.region_size is None)
+    division = loss.region_size if loss.grid is None else loss.grid
+    counted = min(division if isinstance(division, tuple) else (division or 0,)) >= 1
+    adaptive, fixed = (loss.a, loss.b), (loss.fp_weight, loss.fn_weight)
+    weights = "at least 0, not both 0"
+    return (
+        ("loss.grid, loss.region_size", (loss.grid, loss.region_size), one, "one of them, the other null"),
+        ("loss.grid, loss.region_size", division, counted, "at least 1"),
+        ("loss.region_weight", loss.region_weight, loss.region_weight >= 0, "at least 0"),
+        ("loss.cross_entropy_weight", loss.cross_entropy_weight, loss.cross_entropy_weight >= 0, "at least 0"),
+        ("loss.a, loss.b", adaptive, min(adaptive) >= 0 < sum(adaptive), weights),
+        ("loss.eps", loss.eps, loss.eps > 0, "above 0"),
+        ("loss.fp_weight, loss.fn_weight", fixed, min(fixed) >= 0 < sum(fixed), weights),
+        ("loss.gamma", loss.gamma, loss.gamma > 0, "above 0"),
+        ("loss.sensitivity_weight", loss.sensitivity_weight, 0 <= loss.sensitivity_weight <= 1, "0 to 1"),
+    )
+
+
+def _finite_rules(value: object, key: str = "") -> Iterator[Rule]:
+    """No number of a configuration may be infinite or NaN."""
+    if isinstance(value, dict | list):
+        items = value.items() if isinstance(value, dict) else ((None, item) for item in value)
+        for name, item in items:
+            yield from _finite_rules(item, key if name is None else f"{key}.{name}".lstrip("."))
+    elif isinstance(value, float):
+        yield (key, value, math.isfinite(value), "a finite number")
 
 
 def make_plan(config: Config, labels: tuple[str, ...], multiple: int) -> Plan:

@@ -9,17 +9,17 @@ from rich.console import Console
 from ars_jax.checkpoint import has_checkpoint
 from ars_jax.config import Config, to_dict, with_absolute_paths
 from ars_jax.errors import DivergedError, UserError
-from ars_jax.files import locked, write_json
+from ars_jax.files import locked, read_json, write_json
 from ars_jax.matrix import ExperimentConfig, TrialPlan, plan_trials
 from ars_jax.metrics.table import summarise
 from ars_jax.report.comparison import write_comparison
-from ars_jax.report.experiments import draw_experiment
+from ars_jax.report.experiments import check_figures, draw_experiment
 from ars_jax.report.results import INDEX, read_results
 from ars_jax.report.runs import read_evaluation, read_metrics
 from ars_jax.report.tables import NONE
 from ars_jax.score import score_run
-from ars_jax.train.inputs import scored_role
-from ars_jax.train.loop import check_same_config, train
+from ars_jax.train.inputs import find_cases, scored_role
+from ars_jax.train.loop import check_regions, check_same_config, train
 
 DIVERGED = "diverged.json"
 
@@ -29,8 +29,8 @@ def run_experiment(config: Config, experiment: ExperimentConfig, console: Consol
 
     The folder `config.run.dir` gets experiment.json (arms and their runs), runs/ARM/seedN/ (run folders with their
     evaluation), tables/ and figures/. An experiment that was interrupted goes on where it was: runs that are scored are
-    skipped, one that was cut short is resumed. Several processes may work on one experiment; each takes the runs that
-    nobody else is at.
+    skipped, one that was cut short is resumed. More objectives, settings or seeds join the runs that are there. Several
+    processes may work on one experiment; each takes the runs that nobody else is at.
 
     Args:
         config: what all runs share; `run.dir` is the experiment's folder.
@@ -47,6 +47,7 @@ def run_experiment(config: Config, experiment: ExperimentConfig, console: Consol
     console = console or Console(quiet=True)
     config = with_absolute_paths(config)
     trials = plan_trials(config, experiment)
+    _check(trials)
     _write_index(config.run.dir, experiment, trials)
     missing = []
     for number, trial in enumerate(trials, start=1):
@@ -65,6 +66,19 @@ def run_experiment(config: Config, experiment: ExperimentConfig, console: Consol
     return missing
 
 
+def _check(trials: tuple[TrialPlan, ...]) -> None:
+    """Refuses at once what would stop the experiment at a later run, or after all of them."""
+    check_figures()
+    for trial in trials:
+        folder, loss, canvas = trial.config.run.dir, trial.config.loss, trial.config.prepare.canvas
+        if has_checkpoint(folder / "checkpoints") or (folder / DIVERGED).is_file():
+            check_same_config(trial.config)
+        if canvas is not None:
+            check_regions(loss, "the canvas", canvas)
+    for trial in {trial.fold: trial for trial in trials}.values():
+        find_cases(trial.config)
+
+
 def _compare(folder: Path) -> None:
     """Writes tables and figures of the runs that are scored."""
     results = read_results(folder)
@@ -77,16 +91,14 @@ def _compare(folder: Path) -> None:
 def _finish(trial: TrialPlan, experiment: ExperimentConfig, console: Console) -> str:
     """Trains and scores a run as far as it is not done; returns why it has no result, or nothing."""
     folder = trial.config.run.dir
-    if has_checkpoint(folder / "checkpoints"):
-        check_same_config(trial.config)
     if (folder / DIVERGED).is_file():
-        return "its loss was not finite"
+        return f"{read_json(folder / DIVERGED)['error']}; to try it again, delete {folder}"
     if not _is_trained(folder):
         try:
             train(trial.config, resume=has_checkpoint(folder / "checkpoints"), console=console)
         except DivergedError as error:
             write_json(folder / DIVERGED, {"error": str(error)})
-            return str(error)
+            return f"{error}; to try it again, delete {folder}"
         finally:
             jax.clear_caches()  # the programs of this run: the next one compiles its own
     _score(trial, experiment, console)
@@ -102,31 +114,42 @@ def _is_trained(folder: Path) -> bool:
 def _score(trial: TrialPlan, experiment: ExperimentConfig, console: Console) -> None:
     """Scores a run on its test cases, or its validation cases where it has none, unless that was done."""
     folder = trial.config.run.dir
-    chosen = experiment.checkpoint or ("best" if scored_role(folder) == "test" else "newest")
-    wanted = (chosen, experiment.convention, experiment.tolerance_mm)
-    if (done := read_evaluation(folder)) is not None:
-        if (done.about.get("checkpoint"), done.convention, done.rows[0].tolerance_mm) == wanted:
+    role = scored_role(folder)
+    checkpoint = experiment.checkpoint or ("best" if role == "test" else "newest")
+    about = {"data": str(trial.config.data.root), "cases": role, "checkpoint": checkpoint}
+    done = read_evaluation(folder)
+    if done and (done.about, done.convention) == (about, experiment.convention):
+        if done.rows[0].tolerance_mm == experiment.tolerance_mm:
             return
-    checkpoint, convention, tolerance_mm = wanted
-    how: dict[str, Any] = {"checkpoint": checkpoint, "convention": convention, "tolerance_mm": tolerance_mm}
-    scores = score_run(folder, trial.config, folder / "evaluation", **how)
+    scores = score_run(
+        folder,
+        trial.config,
+        folder / "evaluation",
+        cases=role,
+        checkpoint=checkpoint,
+        convention=experiment.convention,
+        tolerance_mm=experiment.tolerance_mm,
+    )
     dsc = summarise(scores.rows).overall.dsc.mean
     console.print(f"scored: DSC {NONE if dsc is None else f'{dsc:.3f}'}, {scores.cases} {scores.role} cases")
 
 
 def _write_index(folder: Path, experiment: ExperimentConfig, trials: tuple[TrialPlan, ...]) -> None:
-    arms = {trial.arm.name: trial.arm for trial in trials}
-    entries: list[dict[str, Any]] = [
-        {
-            "name": arm.name,
-            "objective": arm.objective,
-            "settings": to_dict(dict(arm.settings)),
-            "trials": [
-                {"seed": trial.seed, "fold": trial.fold, "run": trial.folder}
-                for trial in trials
-                if trial.arm.name == arm.name
-            ],
-        }
-        for arm in arms.values()
-    ]
-    write_json(folder / INDEX, {"title": experiment.title or folder.name, "arms": entries})
+    """Adds arms and runs to those that the experiment has."""
+    path = folder / INDEX
+    arms = _known_arms(path) if path.is_file() else {}
+    for trial in trials:
+        arm = trial.arm
+        new = {"name": arm.name, "objective": arm.objective, "settings": to_dict(dict(arm.settings)), "trials": []}
+        entry = {"seed": trial.seed, "fold": trial.fold, "run": trial.folder}
+        known = arms.setdefault(arm.name, new)["trials"]
+        if entry not in known:
+            known.append(entry)
+    write_json(path, {"title": experiment.title or folder.name, "arms": list(arms.values())})
+
+
+def _known_arms(path: Path) -> dict[str, Any]:
+    try:
+        return {arm["name"]: {**arm, "trials": list(arm["trials"])} for arm in read_json(path)["arms"]}
+    except (KeyError, TypeError) as error:
+        raise UserError(path, found=error, wanted="the file of ars-jax experiment", fix="restore it") from error

@@ -1,11 +1,10 @@
 """Reading JSON, writing files whole or not at all, and locks between processes."""
 
-import fcntl
 import json
 import os
 import secrets
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -125,18 +124,19 @@ def locked(path: Path) -> Iterator[bool]:
         Whether the lock was free; where it was not, nothing is held.
 
     Raises:
-        UserError: the place cannot be written.
+        UserError: the place cannot be written, or its file system has no locks.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("w")
-    except OSError as error:
-        found, fix = error.strerror or error, "check folder, rights and free space"
-        raise UserError(path, found=found, wanted="a place that can be written", fix=fix) from error
-    with file:
+    import fcntl  # not on Windows, where all but experiments works without
+
+    with ExitStack() as stack:
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(path.open("w"))
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = True
         except BlockingIOError:
-            yield False
-        else:
-            yield True
+            free = False
+        except OSError as error:
+            found, fix = error.strerror or error, "check folder, rights and free space, or take a local disk"
+            raise UserError(path, found=found, wanted="a place that can be written and locked", fix=fix) from error
+        yield free

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
@@ -63,7 +64,7 @@ class ArmPlan:
     Args:
         name: in tables and figures.
         objective: of the loss.
-        settings: values of configuration keys that other arms of the same objective have otherwise.
+        settings: values of the configuration keys that the experiment lists for this objective.
         loss: the configuration of the loss.
     """
 
@@ -118,6 +119,9 @@ def plan_trials(config: Config, experiment: ExperimentConfig) -> tuple[TrialPlan
     Raises:
         UserError: an empty or repeated choice, a value out of its range, or folds that the configuration does not have.
     """
+    if not 0 <= experiment.tolerance_mm < math.inf:
+        wanted, fix = "millimetres, 0 or more", "choose for example 2"
+        raise UserError("experiment.tolerance_mm", found=experiment.tolerance_mm, wanted=wanted, fix=fix)
     arms = plan_arms(config.loss, experiment)
     trials = tuple(
         _trial(config, arm, seed, fold)
@@ -130,6 +134,9 @@ def plan_trials(config: Config, experiment: ExperimentConfig) -> tuple[TrialPlan
 
 def plan_arms(loss: LossConfig, experiment: ExperimentConfig) -> tuple[ArmPlan, ...]:
     """Multiplies every objective with the settings that it has.
+
+    An arm is named by every setting that is listed for it, also by a lone one, so that a list that grows later keeps
+    the runs that are done.
 
     Args:
         loss: the settings that the experiment leaves alone.
@@ -150,10 +157,8 @@ def plan_arms(loss: LossConfig, experiment: ExperimentConfig) -> tuple[ArmPlan, 
             if "loss.grid" in settings:
                 fields["region_size"] = None
             changed = dataclasses.replace(loss, objective=objective, **fields)
-            differing = [chosen for chosen, among in zip(combination, choices, strict=True) if len(among) > 1]
-            words = [_words(chosen, changed) for chosen in differing]
-            told = {key: value for chosen in differing for key, value in chosen.items()}
-            arms.append(ArmPlan(", ".join([NAMES[objective], *words]), objective, told, changed))
+            words = [_words(chosen, changed) for chosen in combination if chosen]
+            arms.append(ArmPlan(", ".join([NAMES[objective], *words]), objective, settings, changed))
     return tuple(arms)
 
 
@@ -172,6 +177,8 @@ def _choices(key: str, experiment: ExperimentConfig, objective: Objective) -> li
     values = getattr(experiment, key)
     if values is None or objective not in _SETTINGS[key]:
         return [{}]
+    if key == "divisions":
+        _distinct(key, tuple((value,) * 3 if isinstance(value, int) else value for value in values))
     return [_as_keys(key, value) for value in _distinct(key, values)]
 
 
@@ -180,8 +187,8 @@ def _as_keys(key: str, value: Any) -> dict[str, Any]:
         names = {"divisions": "grid", "region_weights": "region_weight", "reductions": "reduction"}
         return {f"loss.{names.get(key, 'adaptive_gradient')}": value}
     low, high = value
-    if not 0 <= low <= high or high == 0:
-        raise UserError("experiment.ranges", found=[low, high], wanted="0 <= A <= A + B, not both 0", fix="mend it")
+    if not (0 <= low <= high < math.inf and high > 0):
+        raise UserError("experiment.ranges", found=[low, high], wanted="0 <= A <= A + B, above 0", fix="mend it")
     return {"loss.a": low, "loss.b": round(high - low, 12)}
 
 
@@ -189,11 +196,11 @@ def _words(chosen: Mapping[str, Any], loss: LossConfig) -> str:
     """One setting as the name of an arm tells it."""
     ((key, value), *_) = chosen.items()
     if key == "loss.a":
-        return f"[{loss.a:g}, {round(loss.a + loss.b, 12):g}]"
+        return f"[{loss.a:.12g}, {loss.a + loss.b:.12g}]"
     if key == "loss.grid":
         return f"DC {value}" if isinstance(value, int) else "DC " + "x".join(map(str, value))
     if key == "loss.region_weight":
-        return f"weight {value:g}"
+        return f"weight {value:.12g}"
     return str(value).replace("_", " ")
 
 

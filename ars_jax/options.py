@@ -25,10 +25,14 @@ def build_config(arguments: Namespace) -> Config:
     """Makes the configuration from parsed options."""
     parser = _config_parser()
     names = [field.name for field in dataclasses.fields(Config)]
+    _check_tables(arguments, names)
+    return Config(**{name: parser.instantiate(arguments)[name] for name in names})
+
+
+def _check_tables(arguments: Namespace, names: Sequence[str]) -> None:
     for name in names:
         if not isinstance(arguments[name], Namespace):
             raise UserError(name, found=arguments[name], wanted="a table of keys", fix="give it keys or leave it out")
-    return Config(**{name: parser.instantiate(arguments)[name] for name in names})
 
 
 def add_experiment(parser: ArgumentParser) -> None:
@@ -41,6 +45,7 @@ def build_experiment(arguments: Namespace) -> tuple[Config, ExperimentConfig]:
     """Makes what all runs share, and what differs, from parsed options."""
     parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
     add_experiment(parser)
+    _check_tables(arguments, ["experiment"])
     return build_config(arguments), parser.instantiate(arguments)["experiment"]
 
 
@@ -116,8 +121,11 @@ def as_user_error(words: Sequence[str]) -> Iterator[None]:
         if unknown := re.search(
             r"(?:does not accept option|Option|[Kk]ey|[Uu]nrecognized arguments:) '?\"?([-\w.]+)", text
         ):
-            close = difflib.get_close_matches(unknown[1].lstrip("-"), _keys(), 1, 0.4)
+            keys = [*_keys(), *(_keys(ExperimentConfig, "experiment.") if words[:1] == ["experiment"] else [])]
+            close = difflib.get_close_matches(unknown[1].lstrip("-"), keys, 1, 0.4)
             hint = f"did you mean {close[0]}? {fix}" if close and close[0] != unknown[1] else fix
+            if unknown[1].lstrip("-").startswith("experiment") and words[:1] != ["experiment"]:
+                hint = "give it to ars-jax experiment"
             raise UserError(unknown[1], found=text, wanted="a key of the configuration", fix=hint) from error
         raise UserError("ars-jax", found=text, wanted="valid arguments", fix="see ars-jax --help") from error
 

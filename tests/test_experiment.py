@@ -7,22 +7,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from rich.console import Console
 
 from ars_jax import experiment
 from ars_jax.cli import main
-from ars_jax.config import Config
+from ars_jax.config import Config, to_yaml, with_absolute_paths
 from ars_jax.errors import DivergedError, UserError
-from ars_jax.files import locked
-from ars_jax.matrix import ExperimentConfig
+from ars_jax.evaluate import write_tables
+from ars_jax.files import locked, write_json
+from ars_jax.matrix import ExperimentConfig, plan_trials
+from ars_jax.metrics.table import evaluate_case
 from ars_jax.options import read_config
-from ars_jax.report.results import Results
+from ars_jax.score import Scores
 from tests.small_runs import OPTIONS, files_of, lines_of, quick_compilation, write_config, write_data_set
 
 TWO = ExperimentConfig(title="Two balls", objectives=("baseline", "baseline+ars"), seeds=(0, 1))
-FOLDERS = [f"runs/{arm}/seed{seed}" for seed in (0, 1) for arm in ("B", "B+ARS")]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -53,18 +55,18 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(experiment, "train", train)
     monkeypatch.setattr(experiment, "_score", lambda *_: None)
-    monkeypatch.setattr(experiment, "read_results", lambda folder: Results("", folder, ()))
+    monkeypatch.setattr(experiment, "_compare", lambda folder: None)
     return done
 
 
 def test_one_command_trains_scores_and_compares(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """And once more skips what is done; two objectives and two seeds, on real trainings."""
-    path = write_config(tmp_path / "two.yaml", data, tmp_path / "out", train={"epochs": 2, "validate_every": 1})
-    chosen = {"objectives": list(TWO.objectives), "seeds": list(TWO.seeds)}
+    """And once more skips what is done; on real trainings."""
+    path = write_config(tmp_path / "two.yaml", data, tmp_path / "out", train={"epochs": 1, "validate_every": 1})
+    chosen = {"objectives": ["baseline+ars"], "seeds": [0], "divisions": [1, 2]}
     path.write_text(path.read_text() + yaml.safe_dump({"experiment": {"title": TWO.title, **chosen}}))
     assert main(["experiment", "--config", str(path)]) == 0
     out = tmp_path / "out"
-    for folder in FOLDERS:
+    for folder in ("runs/B+ARS_DC_1/seed0", "runs/B+ARS_DC_2/seed0"):
         assert [line["kind"] for line in lines_of(out / folder)].count("end") == 1
         about = json.loads((out / folder / "evaluation" / "table.json").read_text())["about"]
         assert (about["cases"], about["checkpoint"]) == ("validation", "newest")
@@ -73,6 +75,7 @@ def test_one_command_trains_scores_and_compares(data: Path, tmp_path: Path, caps
     assert all(word in text for word in ("Ball_L", "Ball_R", "B+ARS"))
     assert "Two balls" in (out / "tables" / "summary.md").read_text()
     assert (out / "figures" / "validation_curves.png").is_file()
+    assert (out / "figures" / "division_curve.png").is_file(), "the settings of the arms are lost"
     before = {name: content for name, content in files_of(out / "runs").items()}
     capsys.readouterr()
     assert main(["experiment", "--config", str(path)]) == 0
@@ -108,16 +111,18 @@ def test_a_run_that_diverged_is_told_and_the_others_go_on(
 
     def diverging(config: Config, **how: Any) -> None:
         if config.loss.objective == "baseline" and config.train.seed == 0:
+            (config.run.dir / "config.yaml").write_text(to_yaml(config))
             raise DivergedError("step 3", found="loss nan", wanted="a finite loss", fix="lower the rate")
         whole(config, **how)
 
     monkeypatch.setattr(experiment, "train", diverging)
     (missing,) = experiment.run_experiment(config, TWO)
     assert missing.startswith("B, seed 0: step 3: found loss nan")
+    assert missing.endswith(f"delete {config.run.dir / 'runs/B/seed0'}")
     assert trained == ["baseline+ars 0", "baseline 1", "baseline+ars 1"]
     trained.clear()
     (again,) = experiment.run_experiment(config, TWO)
-    assert again == "B, seed 0: its loss was not finite"
+    assert again == missing
     assert trained == []
 
 
@@ -129,10 +134,87 @@ def test_a_run_that_another_process_is_at_is_left_to_it(config: Config, trained:
     assert experiment.run_experiment(config, TWO) == []
 
 
+def test_more_seeds_and_objectives_join_those_that_are_there(config: Config, trained: list[str]) -> None:
+    experiment.run_experiment(config, TWO)
+    trained.clear()
+    experiment.run_experiment(config, ExperimentConfig(objectives=("baseline", "dice"), seeds=(1, 2)))
+    assert trained == ["dice 1", "baseline 2", "dice 2"]
+    index = json.loads((config.run.dir / "experiment.json").read_text())
+    found = {arm["name"]: [trial["seed"] for trial in arm["trials"]] for arm in index["arms"]}
+    assert found == {"B": [0, 1, 2], "B+ARS": [0, 1], "D": [1, 2]}
+
+
+@pytest.fixture
+def scored(config: Config, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Stands in for predicting: writes a table of what was asked for, and tells what that was."""
+    calls: list[dict[str, Any]] = []
+
+    def score_run(run: Path, _: Config, out: Path, *, cases: str, checkpoint: str, **how: Any) -> Scores:
+        calls.append({"cases": cases, "checkpoint": checkpoint, **how})
+        mask = np.ones((2, 2, 2), np.uint8)
+        rows = evaluate_case("case", mask, mask, (1.0, 1.0, 1.0), ["Ball_L"], **how)
+        write_tables(out, rows, {"data": str(config.data.root), "cases": cases, "checkpoint": checkpoint})
+        return Scores(rows, config.data.root, cases, 1, 0)
+
+    monkeypatch.setattr(experiment, "score_run", score_run)
+    return calls
+
+
+def score_with(config: Config, test: bool = False, **choices: Any) -> None:
+    """Scores a run of the configuration, which has test cases or none."""
+    chosen = ExperimentConfig(objectives=("baseline",), seeds=(0,), **choices)
+    (trial,) = plan_trials(with_absolute_paths(config), chosen)
+    split: dict[str, dict[str, str]] = {"train": {"a": "1"}, "validation": {"b": "2"}}
+    write_json(trial.config.run.dir / "split.json", split | ({"test": {"c": "3"}} if test else {}))
+    experiment._score(trial, chosen, Console(quiet=True))
+
+
+def test_a_run_is_scored_once_and_again_when_something_else_is_asked_for(config: Config, scored) -> None:
+    other: list[dict[str, Any]] = [{"convention": "monai"}, {"convention": "monai"}, {"tolerance_mm": 3.0}]
+    for choices in ({}, {}, *other, {}, {}):
+        score_with(config, **choices)
+    assert [(call["convention"], call["tolerance_mm"]) for call in scored] == [
+        ("paper-boundary", 2.0),
+        ("monai", 2.0),
+        ("paper-boundary", 3.0),
+        ("paper-boundary", 2.0),
+    ]
+    score_with(config, checkpoint="best")
+    assert scored[-1]["checkpoint"] == "best"
+
+
+def test_scores_of_other_cases_or_data_are_not_taken_for_the_runs_own(config: Config, scored) -> None:
+    """`ars-jax evaluate RUN` writes to the same place."""
+    score_with(config)
+    table = config.run.dir / "runs/B/seed0/evaluation/table.json"
+    for key, value in (("cases", "test"), ("data", "/some/other")):
+        content = json.loads(table.read_text())
+        content["about"][key] = value
+        table.write_text(json.dumps(content))
+        score_with(config)
+        assert json.loads(table.read_text())["about"][key] != value
+    assert len(scored) == 3
+
+
+def test_validation_cases_are_scored_by_parameters_that_they_did_not_choose(config: Config, scored) -> None:
+    score_with(config)
+    score_with(config, test=True)
+    assert [(call["cases"], call["checkpoint"]) for call in scored] == [("validation", "newest"), ("test", "best")]
+
+
+def test_what_would_stop_a_later_run_stops_the_first(config: Config, trained: list[str]) -> None:
+    canvas = replace(config, prepare=replace(config.prepare, canvas=(16, 16, 16)))
+    with pytest.raises(UserError, match=r"loss\.grid"):
+        experiment.run_experiment(canvas, replace(TWO, divisions=(2, 100)))
+    assert trained == []
+    assert not config.run.dir.exists()
+
+
 def test_faults_of_data_stop_it_at_once(config: Config) -> None:
     nowhere = replace(config, data=replace(config.data, root=config.run.dir / "nowhere"))
     with pytest.raises(UserError, match="nowhere: found no such folder"):
         experiment.run_experiment(nowhere, TWO)
+    assert not config.run.dir.exists()
 
 
 def test_a_run_of_another_configuration_is_refused_by_key(config: Config, data: Path) -> None:

@@ -41,7 +41,7 @@ def test_every_objective_has_a_name_of_its_own() -> None:
         ({"ranges": ((0.3, 0.7), (0.0, 1.0))}, ["B", "B+RS", "B+ARS, [0.3, 0.7]", "B+ARS, [0, 1]"]),
         ({"adaptive_gradients": ("through", "stop")}, ["B", "B+RS", "B+ARS, through", "B+ARS, stop"]),
         ({"region_weights": (0.5, 1.0), "objectives": ("baseline+rs",)}, ["B+RS, weight 0.5", "B+RS, weight 1"]),
-        ({"reductions": ("class_mean",)}, ["B", "B+RS", "B+ARS"]),
+        ({"reductions": ("class_mean",)}, ["B", "B+RS, class mean", "B+ARS, class mean"]),
     ],
 )
 def test_a_setting_multiplies_the_objectives_that_have_it(choices: dict[str, Any], expected: list[str]) -> None:
@@ -54,13 +54,25 @@ def test_settings_multiply_each_other() -> None:
     assert names[-1] == "B+ARS, class mean, stop"
 
 
-def test_settings_reach_the_loss_and_are_told_where_they_differ() -> None:
+def test_settings_reach_the_loss_and_are_told() -> None:
     experiment = ExperimentConfig(objectives=("baseline+ars",), ranges=((0.1, 0.7),), divisions=(2, 4))
     loss = dataclasses.replace(BASE.loss, grid=None, region_size=8)
     first, second = plan_arms(loss, experiment)
     assert (first.loss.grid, first.loss.region_size, first.loss.a, first.loss.b) == (2, None, 0.1, 0.6)
-    assert first.settings == {"loss.grid": 2}
-    assert second.settings == {"loss.grid": 4}
+    assert first.settings == {"loss.grid": 2, "loss.a": 0.1, "loss.b": 0.6}
+    assert second.settings == {"loss.grid": 4, "loss.a": 0.1, "loss.b": 0.6}
+
+
+def test_a_list_that_grows_keeps_the_runs_that_it_had() -> None:
+    few = ExperimentConfig(objectives=REGIONAL, reductions=("sum",), seeds=(0,))
+    many = ExperimentConfig(objectives=REGIONAL, reductions=("class_mean", "sum"), seeds=(0, 1))
+    before, after = ({trial.folder: trial.config for trial in plan_trials(BASE, x)} for x in (few, many))
+    assert before == {folder: after[folder] for folder in before}
+
+
+def test_values_that_differ_little_are_different_arms() -> None:
+    names = arms(objectives=("baseline+rs",), region_weights=(0.1234567, 0.1234568))
+    assert len(set(names)) == 2
 
 
 def test_what_an_arm_is_not_asked_to_change_stays() -> None:
@@ -107,6 +119,10 @@ def test_folders_are_names_that_every_file_system_takes() -> None:
         ({"seeds": (1, 1)}, "experiment.seeds"),
         ({"seeds": (-1,)}, "train.seed"),
         ({"divisions": ()}, "experiment.divisions"),
+        ({"divisions": (4, (4, 4, 4))}, "experiment.divisions"),
+        ({"divisions": (0,)}, "loss.grid"),
+        ({"tolerance_mm": -1.0}, "experiment.tolerance_mm"),
+        ({"ranges": ((0.3, float("inf")),)}, "experiment.ranges"),
         ({"ranges": ((0.7, 0.3),)}, "experiment.ranges"),
         ({"ranges": ((0.0, 0.0),)}, "experiment.ranges"),
         ({"folds": (0,)}, "experiment.folds"),
@@ -129,3 +145,24 @@ def test_the_papers_ablations_go_on_top_of_a_data_sets_configuration(name: str, 
     trials = plan_trials(config, experiment)
     assert config.prepare.spacing == (1.5, 1.5, 1.5)
     assert (len({trial.arm.name for trial in trials}), len(trials)) == (arms, runs)
+
+
+def test_the_openkbp_experiment_is_seven_arms_over_three_seeds() -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    add_experiment(parser)
+    words = [f"--config={CONFIGS / 'openkbp_experiment.yaml'}", "--data.root=/data", "--run.dir=/out"]
+    config, experiment = build_experiment(parser.parse_args(words))
+    trials = plan_trials(config, experiment)
+    assert len(trials) == 21
+    assert [trial.arm.name for trial in trials[:7]] == [
+        "B",
+        "B+RS, class mean",
+        "B+RS, sum",
+        "B+ARS, class mean, through",
+        "B+ARS, class mean, stop",
+        "B+ARS, sum, through",
+        "B+ARS, sum, stop",
+    ]
+    (stop,) = {trial.arm.loss for trial in trials if trial.arm.name == "B+ARS, sum, stop"}
+    assert (stop.objective, stop.reduction, stop.adaptive_gradient) == ("baseline+ars", "sum", "stop")
+    assert len({trial.config.data.cache for trial in trials}) == 1

@@ -14,10 +14,11 @@ from jax.stages import Compiled
 from rich.console import Console
 
 from ars_jax.checkpoint import Checkpoints, checkpoints, find_step, has_checkpoint, restore, save
-from ars_jax.config import Config, check_config, to_dict, to_yaml, with_absolute_paths
+from ars_jax.config import Config, LossConfig, check_config, to_dict, to_yaml, with_absolute_paths
 from ars_jax.data.augment import Augmentation
 from ars_jax.data.loader import Batch, batches, batches_per_epoch
 from ars_jax.data.plan import read_plan, write_plan
+from ars_jax.data.splits import ROLES
 from ars_jax.errors import UserError
 from ars_jax.files import written_atomically
 from ars_jax.losses import region_bounds
@@ -125,23 +126,30 @@ def _set_up(config: Config, inputs: Inputs) -> Setup:
     per_epoch = batches_per_epoch(len(inputs.training), config.train.batch_size)
     steps = config.train.epochs * per_epoch
     model = make_model(config.model, len(inputs.plan.labels) + 1)
-    _check_regions(config, inputs)
+    check_regions(config.loss, "the canvas", inputs.plan.canvas or ())
+    if config.train.maps_every:
+        case = inputs.validation[0]
+        check_regions(config.loss, f"the volume of {case.name}, of which maps are written,", case.image.shape)
     augmentation, optimizer = make_augmentation(config, inputs.plan), make_optimizer(config.optim, steps)
     return Setup(config, inputs, augmentation, make_mesh(), model, optimizer, per_epoch, steps)
 
 
-def _check_regions(config: Config, inputs: Inputs) -> None:
-    """Raises where the canvas, or the case whose regional maps are written, cannot be divided."""
-    volumes = [("the canvas", inputs.plan.canvas or ())]
-    if config.train.maps_every:
-        case = inputs.validation[0]
-        volumes.append((f"the volume of {case.name}, of which maps are written,", case.image.shape))
-    for name, shape in volumes:
-        try:
-            region_bounds(shape, grid=config.loss.grid, region_size=config.loss.region_size)
-        except ValueError as error:
-            keys, wanted = "loss.grid, loss.region_size", f"regions that fit {name} {shape}"
-            raise UserError(keys, found=error, wanted=wanted, fix="choose fewer regions") from error
+def check_regions(loss: LossConfig, name: str, shape: tuple[int, ...]) -> None:
+    """Holds the division into regions against a volume.
+
+    Args:
+        loss: grid or region size.
+        name: of the volume, for the message.
+        shape: voxels z, y, x.
+
+    Raises:
+        UserError: more regions than voxels along an axis.
+    """
+    try:
+        region_bounds(shape, grid=loss.grid, region_size=loss.region_size)
+    except ValueError as error:
+        keys, wanted = "loss.grid, loss.region_size", f"regions that fit {name} {shape}"
+        raise UserError(keys, found=error, wanted=wanted, fix="choose fewer regions") from error
 
 
 def _create(setup: Setup) -> TrainState:
@@ -269,7 +277,7 @@ def _write_setup(config: Config, inputs: Inputs) -> None:
 def _check_same_inputs(folder: Path, inputs: Inputs) -> None:
     """Raises where the cases are not those that the run was begun with."""
     plan, split = read_plan(folder / "plan.json"), read_split(folder / "split.json")
-    for role in {**split, **inputs.split}:
+    for role in ROLES:
         old, new = split.get(role, {}), inputs.split.get(role, {})
         if old != new:
             changed = sorted(name for name, _ in {*old.items()} ^ {*new.items()})
