@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
 
-from ars_jax.config import Convention, Layout
+from ars_jax.config import Convention, Layout, Role
 from ars_jax.options import add_config, add_experiment
 
 DEMO_CASES = 60
@@ -64,10 +64,11 @@ def evaluate_arguments(parser: ArgumentParser) -> None:
         "--data",
         type=Path,
         default=None,
-        help="another data set than the run's validation cases; trained ones are left out",
+        help="another data set than the run's validation cases; those that it has seen are left out",
     )
-    roles = Literal["validation", "test"] | None
-    parser.add_argument("--cases", type=roles, default=None, help="of the run's split; test where it has test cases")
+    parser.add_argument(
+        "--cases", type=Role | None, default=None, help="of the run's split; test where it has test cases"
+    )
     parser.add_argument("--predictions", type=Path, default=None, help="folder of label maps, instead of a run")
     parser.add_argument("--references", type=Path, default=None, help="folder of label maps of equal names")
     parser.add_argument("--labels", type=dict[str, int], default=None, help="organs and values, e.g. '{\"Liver\": 1}'")

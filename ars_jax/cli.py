@@ -210,7 +210,7 @@ def _evaluate_run(run: Path, console: Console, out: Path | None = None, **how: A
         console,
     )
     if scores.left_out:
-        console.print(f"left out {scores.left_out} cases that the run was trained on", soft_wrap=True)
+        console.print(f"left out {scores.left_out} cases that the run was trained on or chosen by", soft_wrap=True)
 
 
 def _report(arguments: Namespace, console: Console) -> None:

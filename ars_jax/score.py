@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ars_jax.config import Config
+from ars_jax.config import Config, Role
 from ars_jax.evaluate import evaluate_cases
 from ars_jax.metrics.surface import TOLERANCE_MM, Convention
 from ars_jax.metrics.table import Row
 from ars_jax.predict import load_network
-from ars_jax.train.inputs import Role, scored_cases, scored_role
+from ars_jax.train.inputs import scored_cases, scored_role
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Scores:
         root: of the data set.
         role: "test" or "validation" cases of the run's own data set, or "unseen" ones of another.
         cases: how many.
-        left_out: cases of the other data set that the run was trained on.
+        left_out: cases of the other data set that the run was trained on or that chose its checkpoint.
     """
 
     rows: list[Row]
@@ -44,7 +44,7 @@ def score_run(
     tolerance_mm: float = TOLERANCE_MM,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Scores:
-    """Predicts and scores a run's test or validation cases, or those of another data set that it was not trained on.
+    """Predicts and scores a run's test or validation cases, or those of another data set that it has not seen.
 
     Args:
         run: the run's folder.
@@ -64,7 +64,7 @@ def score_run(
         UserError: a case or checkpoint that is not there, a file that cannot be read, or no case that is left.
     """
     network = load_network(run, config, checkpoint)
-    dataset, scored, left_out = scored_cases(run, config, root, cases)
+    dataset, scored, left_out = scored_cases(run, config, root, cases, checkpoint)
     role = scored_role(run, cases) if root is None else "unseen"
     rows = evaluate_cases(
         network,

@@ -6,18 +6,21 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from ars_jax import evaluate
-from ars_jax.data.layouts import Dataset, find_dataset
+from ars_jax.config import Role
+from ars_jax.data.cases import Dataset
+from ars_jax.data.layouts import find_dataset
 from ars_jax.data.volumes import Volume, read_volume, write_volume
 from ars_jax.errors import UserError
 from ars_jax.evaluate import evaluate_cases, evaluate_folders, label_maps, write_tables
 from ars_jax.metrics.table import Row, read_json
 from ars_jax.options import read_config
-from ars_jax.train.inputs import Role, scored_cases, scored_role
+from ars_jax.train.inputs import scored_cases, scored_role
 from tests.data.synthetic import LABELS, PLAN, SPACING, ct, grid
 from tests.small_runs import SmallRun, files_of, quick_compilation, random_network, trained_run, write_data_set
 
@@ -175,10 +178,10 @@ def run(base: Path) -> SmallRun:
 
 
 def case_names(
-    run: SmallRun, root: Path | None, data: Path | None = None, role: Role | None = None
+    run: SmallRun, root: Path | None, data: Path | None = None, role: Role | None = None, checkpoint: Any = "best"
 ) -> tuple[list[str], int]:
     config = read_config(run.folder / "config.yaml", ["--data.root", str(data)] if data else [])
-    _, cases, left_out = scored_cases(run.folder, config, root, role)
+    _, cases, left_out = scored_cases(run.folder, config, root, role, checkpoint)
     return [case.name for case in cases], left_out
 
 
@@ -218,7 +221,7 @@ def test_a_run_with_test_cases_is_scored_on_them_unless_asked(tested: SmallRun) 
 def test_test_cases_are_unseen_in_another_data_set(tested: SmallRun) -> None:
     split = split_of(tested)
     names, left_out = case_names(tested, tested.data)
-    assert (sorted(names), left_out) == (sorted(split["test"] + split["validation"]), 7)
+    assert (sorted(names), left_out) == (sorted(split["test"]), 8)
 
 
 def test_a_run_without_test_cases_has_only_validation_cases(run: SmallRun) -> None:
@@ -236,13 +239,29 @@ def test_another_file_for_the_split_is_named(tmp_path: Path, content: str) -> No
 
 
 def test_cases_that_trained_are_left_out_of_another_data_set(run: SmallRun, tmp_path: Path) -> None:
-    """They are known by name and content, wherever they lie."""
+    """They are known by their image's bytes, wherever they lie and whatever they are called."""
     data = tmp_path / "data"
     shutil.copytree(run.data, data)
+    (data / "labels" / "case_0.nii.gz").write_bytes((data / "labels" / "case_3.nii.gz").read_bytes())
+    for folder in ("images", "labels"):
+        for path in sorted((data / folder).iterdir()):
+            path.rename(path.with_name(f"patient {path.name}"))
     image, label = ct(grid((14, 16, 16)), seed=99)
     write_volume(data / "images" / "new.nii.gz", image)
     write_volume(data / "labels" / "new.nii.gz", label)
-    assert case_names(run, data) == ([*split_of(run)["validation"], "new"], 9)
+    assert case_names(run, data) == (["new"], 10)
+    (chosen,) = split_of(run)["validation"]
+    assert case_names(run, data, checkpoint="newest") == (["new", f"patient {chosen}"], 9)
+
+
+def test_a_run_from_before_the_images_hashes_knows_cases_by_their_keys(run: SmallRun, tmp_path: Path) -> None:
+    folder = tmp_path / "old"
+    shutil.copytree(run.folder, folder, ignore=shutil.ignore_patterns("cache", "checkpoints"))
+    split = json.loads((folder / "split.json").read_text(encoding="utf-8"))
+    del split["images"]
+    (folder / "split.json").write_text(json.dumps(split), encoding="utf-8")
+    old = dataclasses.replace(run, folder=folder)
+    assert case_names(old, run.data, checkpoint="newest") == (split_of(run)["validation"], 9)
 
 
 def test_a_data_set_that_was_all_trained_on_is_refused(run: SmallRun, tmp_path: Path) -> None:
@@ -250,7 +269,7 @@ def test_a_data_set_that_was_all_trained_on_is_refused(run: SmallRun, tmp_path: 
     shutil.copytree(run.data, data)
     for folder in ("images", "labels"):
         (data / folder / f"{split_of(run)['validation'][0]}.nii.gz").unlink()
-    with pytest.raises(UserError, match=r"found 9 labelled cases, of which the run was trained on all"):
+    with pytest.raises(UserError, match=r"found 9 labelled cases, of which the run was trained on or chosen by all"):
         case_names(run, data)
 
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from ars_jax.config import Config, check_config, make_plan
-from ars_jax.data.layouts import Case, Dataset, find_dataset
+from ars_jax.data.cases import Case, Dataset
+from ars_jax.data.layouts import find_dataset
 from ars_jax.data.plan import Plan, Sample
 from ars_jax.data.prepare import prepare_case
 from ars_jax.data.splits import split_cases

@@ -7,13 +7,15 @@ import json
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from ars_jax.data.cases import Case
 from ars_jax.data.plan import Plan, Sample
+from ars_jax.data.streams import dicom_kind, is_beside
 from ars_jax.errors import UserError
 from ars_jax.files import written_atomically
 
@@ -24,8 +26,20 @@ _NOT_IN_ARRAYS = ("pairs", "multiple", "canvas", "whole", "patch")
 _UNREADABLE = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error)
 
 
-def cache_key(case: Case, labels: Mapping[str, int], plan: Plan) -> str:
-    """Hashes everything that the prepared arrays of a case depend on.
+class Fingerprint(NamedTuple):
+    """Hashes of a case, 16 hexadecimal digits each.
+
+    Attributes:
+        key: of everything that its prepared arrays depend on, its name among it.
+        image: of its image's bytes alone, see `image_digest`.
+    """
+
+    key: str
+    image: str
+
+
+def fingerprint(case: Case, labels: Mapping[str, int], plan: Plan) -> Fingerprint:
+    """Hashes a case; every source is read once.
 
     Sources enter by their bytes, not by their date: a data set that was copied, or moved to another folder, keeps its
     cache, and an edit that keeps the date is seen. Reading the files once costs little beside preparing them (measured:
@@ -37,26 +51,51 @@ def cache_key(case: Case, labels: Mapping[str, int], plan: Plan) -> str:
         plan: canvas, whole, patch, multiple and pairs do not enter, because the arrays do not depend on them.
 
     Returns:
-        16 hexadecimal digits.
+        The hashes.
 
     Raises:
         UserError: a source that cannot be read.
     """
+    files = [(role, file) for role, path in _sources(case) for file in _files(path)]
+    digests = {file: _digest(file) for _, file in files}
     fields = {key: value for key, value in dataclasses.asdict(plan).items() if key not in _NOT_IN_ARRAYS}
     content = {
         "format": FORMAT_VERSION,
         "case": [case.name, sorted(case.unlabelled), *sorted(case.contours.items())],
         "labels": list(labels.items()),
         "plan": fields,
-        "sources": [[role, file.name, _digest(file)] for role, path in _sources(case) for file in _files(path)],
+        "sources": [(role, file.name, digests[file]) for role, file in files],
     }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+    key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+    return Fingerprint(key, _without_names(digests[file] for file in _image_files(case.image)))
 
 
-def cache_path(cache: Path, case: Case, labels: Mapping[str, int], plan: Plan) -> Path:
+def cache_key(case: Case, labels: Mapping[str, int], plan: Plan) -> str:
+    """Hashes everything that the prepared arrays of a case depend on: see `fingerprint`."""
+    return fingerprint(case, labels, plan).key
+
+
+def image_digest(case: Case) -> str:
+    """Hashes the bytes of a case's image, whatever it is called and whatever was drawn on it.
+
+    Another file of the same voxels, such as a compressed or converted one, has another digest.
+
+    Args:
+        case: whose image is read.
+
+    Returns:
+        16 hexadecimal digits.
+
+    Raises:
+        UserError: an image that cannot be read.
+    """
+    return _without_names(map(_digest, _image_files(case.image)))
+
+
+def cache_path(cache: Path, case: Case, key: str) -> Path:
     """Returns where the prepared case belongs: CACHE/<case>-<key>.npz."""
     name = re.sub(r"[^\w.-]", "_", case.name)
-    return cache / f"{name}-{cache_key(case, labels, plan)}.npz"
+    return cache / f"{name}-{key}.npz"
 
 
 def save_sample(path: Path, sample: Sample) -> None:
@@ -153,6 +192,18 @@ def _files(path: Path) -> list[Path]:
         return [path]
     stem = path.name[: -len(path.suffix)]
     return [path, *sorted(file for file in path.parent.glob(f"{glob.escape(stem)}.*") if file != path)]
+
+
+def _image_files(path: Path) -> list[Path]:
+    """The files of an image without those that lie beside the slices of a series, such as its structure set."""
+    files = _files(path)
+    kinds = {file: dicom_kind(file) for file in files} if path.is_dir() else {}
+    return [file for file, kind in kinds.items() if kind and not is_beside(kind)] or files
+
+
+def _without_names(digests: Iterable[str]) -> str:
+    """One digest of files in whatever order and under whatever names."""
+    return hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()[:16]
 
 
 def _digest(path: Path) -> str:

@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
 
-from ars_jax.data.cache import cache_path, is_intact, sample_shape, save_sample
+from ars_jax.data.cache import Fingerprint, cache_path, fingerprint, is_intact, sample_shape, save_sample
 from ars_jax.data.cases import Case
 from ars_jax.data.layouts import read_label
 from ars_jax.data.plan import Plan, Sample
@@ -26,6 +27,13 @@ Box = tuple[slice, slice, slice]
 ZSCORE_LIMIT = 5.0
 _BODY_VOXEL_MM = 4.0
 _SMOOTH_ABOVE = 1.5
+
+
+class Prepared(NamedTuple):
+    """A prepared case on disk, for `cache.load_sample`, and what it was prepared from."""
+
+    path: Path
+    source: Fingerprint
 
 
 def prepare_image(volume: Volume, plan: Plan, name: object = "image") -> tuple[np.ndarray, Geometry]:
@@ -119,7 +127,7 @@ def prepare_dataset(
     plan: Plan,
     cache: Path,
     progress: Callable[[int, int, str], None] | None = None,
-) -> list[Path]:
+) -> list[Prepared]:
     """Prepares cases into a cache, in threads; a case that is there already, intact and up to date, is left alone.
 
     Args:
@@ -130,7 +138,7 @@ def prepare_dataset(
         progress: called after every case, in order, with the number done, the number of all and the case's name.
 
     Returns:
-        One file per case, in the order of the cases, for `cache.load_sample`.
+        One file per case, in the order of the cases.
 
     Raises:
         UserError: other labels than the plan's, or what `prepare_case` raises, of the first faulty case.
@@ -138,19 +146,20 @@ def prepare_dataset(
     if tuple(labels) != plan.labels:
         raise UserError("labels", found=tuple(labels), wanted=plan.labels, fix="use the plan of this data set")
 
-    def prepared(case: Case) -> Path:
-        path = cache_path(cache, case, labels, plan)
+    def prepare(case: Case) -> Prepared:
+        source = fingerprint(case, labels, plan)
+        path = cache_path(cache, case, source.key)
         if not is_intact(path):
             save_sample(path, prepare_case(case, labels, plan))
-        return path
+        return Prepared(path, source)
 
-    paths = []
+    done: list[Prepared] = []
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        for case, path in zip(cases, pool.map(prepared, cases), strict=True):
-            paths.append(path)
+        for case, prepared in zip(cases, pool.map(prepare, cases), strict=True):
+            done.append(prepared)
             if progress is not None:
-                progress(len(paths), len(cases), case.name)
-    return paths
+                progress(len(done), len(cases), case.name)
+    return done
 
 
 def complete_plan(plan: Plan, paths: Iterable[Path]) -> Plan:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ars_jax.data.layouts import Case, Dataset
+from ars_jax.data.cases import Case, Dataset
 from ars_jax.errors import UserError
 from ars_jax.files import read_json
 
@@ -44,7 +44,7 @@ def split_cases(
         split: a JSON file {"train": [names], "validation": [names]} and maybe "test", relative to the data set's
             folder. Cases in no list are left out.
         sizes: how many cases to draw for training, validation and test. The test cases of a seed stay the same when
-            only the other two numbers change.
+            only the other two numbers change. Cases beyond the sum are left out.
         folds: the shuffled cases are cut into this many parts, whose sizes differ by at most one.
         fold: the part, from 0, that validates; the other parts train.
         validation_fraction: the part kept for validation, above 0 and below 1; at least one case.

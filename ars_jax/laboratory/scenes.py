@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import ndimage
 
+from ars_jax.data.cases import Case as StoredCase
+from ars_jax.data.cases import Dataset
 from ars_jax.data.labels import checked_labels
-from ars_jax.data.layouts import Case as StoredCase
-from ars_jax.data.layouts import Dataset
 from ars_jax.data.plan import Plan
 from ars_jax.data.prepare import prepare_image, read_case_label
 from ars_jax.data.volumes import READABLE, Geometry, Volume, canonical, mismatches, read_volume, resample

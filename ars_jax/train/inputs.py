@@ -7,21 +7,21 @@ from typing import Literal
 
 import numpy as np
 
-from ars_jax.config import Config, make_plan
+from ars_jax.config import Config, Role, make_plan
 from ars_jax.data.augment import X_AXIS, Augmentation
-from ars_jax.data.cache import cache_key, load_sample
-from ars_jax.data.layouts import Case, Dataset, find_dataset
+from ars_jax.data.cache import cache_key, image_digest, load_sample
+from ars_jax.data.cases import Case, Dataset
+from ars_jax.data.layouts import find_dataset
 from ars_jax.data.plan import Plan, Sample, read_plan
 from ars_jax.data.prepare import complete_plan, prepare_dataset
 from ars_jax.data.sides import mirror_name
-from ars_jax.data.splits import CaseSplit, split_cases
+from ars_jax.data.splits import ROLES, CaseSplit, split_cases
 from ars_jax.errors import UserError
 from ars_jax.files import read_json, write_json
 from ars_jax.models import STRIDE
 
 Progress = Callable[[int, int, str], None]
 Split = Mapping[str, Mapping[str, str]]
-Role = Literal["validation", "test"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,9 @@ class Inputs:
         validation: prepared validation cases.
         partly_labelled: whether some training case says that an organ was not drawn.
         split: "train", "validation" and, if cases were kept for it, "test": each the names of its cases with the hash
-            of what they are prepared from. Test cases are hashed and nothing else.
+            of what they are prepared from; and "images": the names of training and validation cases with the hash of
+            their image's bytes alone. Test cases are hashed and nothing else.
+        unused: labelled cases of the data set in none of these roles.
     """
 
     plan: Plan
@@ -42,6 +44,7 @@ class Inputs:
     validation: tuple[Sample, ...]
     partly_labelled: bool
     split: Split
+    unused: int
 
 
 def find_cases(config: Config) -> tuple[Dataset, CaseSplit]:
@@ -90,21 +93,23 @@ def prepare_inputs(config: Config, progress: Progress | None = None) -> Inputs:
     """
     dataset, (training, validation, test) = find_cases(config)
     plan = make_plan(config, tuple(dataset.labels), STRIDE)
-    paths = prepare_dataset((*training, *validation), dataset.labels, plan, cache_folder(config), progress)
-    plan = complete_plan(plan, paths[: len(training)])
-    samples = tuple(load_sample(path) for path in paths)
+    seen = (*training, *validation)
+    prepared = prepare_dataset(seen, dataset.labels, plan, cache_folder(config), progress)
+    plan = complete_plan(plan, [item.path for item in prepared[: len(training)]])
+    samples = tuple(load_sample(item.path) for item in prepared)
     train_samples, validation_samples = samples[: len(training)], samples[len(training) :]
     partly = not all(np.all(sample.labelled) for sample in train_samples)
-    split = {
-        role: {case.name: cache_key(case, dataset.labels, plan) for case in cases}
-        for role, cases in (("train", training), ("validation", validation), ("test", test))
-        if cases
-    }
-    return Inputs(plan, train_samples, validation_samples, partly, split)
+    keys = {case.name: item.source.key for case, item in zip(seen, prepared, strict=True)}
+    keys |= {case.name: cache_key(case, dataset.labels, plan) for case in test}
+    roles = zip(ROLES, (training, validation, test), strict=True)
+    split = {role: {case.name: keys[case.name] for case in cases} for role, cases in roles if cases}
+    split["images"] = {case.name: item.source.image for case, item in zip(seen, prepared, strict=True)}
+    unused = sum(case.labelled for case in dataset.cases) - len(keys)
+    return Inputs(plan, train_samples, validation_samples, partly, split, unused)
 
 
 def write_split(path: Path, split: Split) -> None:
-    """Writes which cases train, validate and test, as JSON."""
+    """Writes which cases train, validate and test, and the hashes of their images, as JSON."""
     write_json(path, split)
 
 
@@ -115,7 +120,7 @@ def read_split(path: Path) -> Split:
         path: split.json of a run.
 
     Returns:
-        "train", "validation" and maybe "test", each names with hashes.
+        "train", "validation" and maybe "test", each names with hashes, and "images" unless the run is older than it.
 
     Raises:
         UserError: no such file, or another one.
@@ -151,15 +156,24 @@ def scored_role(run: Path, cases: Role | None = None) -> Role:
 
 
 def scored_cases(
-    run: Path, config: Config, root: Path | None, cases: Role | None = None
+    run: Path,
+    config: Config,
+    root: Path | None,
+    cases: Role | None = None,
+    checkpoint: Literal["best", "newest"] = "best",
 ) -> tuple[Dataset, tuple[Case, ...], int]:
     """Finds the cases that a run may honestly be scored on.
+
+    A case was seen if the run saw an image of the same bytes, under whatever name. The same voxels in another file,
+    compressed or converted, are not recognised, nor another image of the same patient. A run whose split.json is older
+    than "images" knows only cases whose name, files and labels are all as they were.
 
     Args:
         run: the run's folder.
         config: its configuration.
-        root: another data set than the run's own; its cases that the run was trained on are left out, by content.
+        root: another data set than the run's own; its cases that the run has seen are left out.
         cases: of the run's own data set, see `scored_role`.
+        checkpoint: the best has seen the validation cases, which chose it, as well as the training cases.
 
     Returns:
         The data set, the run's test or validation cases or the other data set's labelled cases, and how many were left
@@ -175,10 +189,16 @@ def scored_cases(
         raise UserError("ars-jax evaluate", found=found, wanted=wanted, fix="leave one out")
     dataset, plan = find_dataset(root, labels=config.data.labels), read_plan(run / "plan.json")
     labelled = [case for case in dataset.cases if case.labelled]
-    trained = set(read_split(run / "split.json")["train"].values())
-    unseen = tuple(case for case in labelled if cache_key(case, dataset.labels, plan) not in trained)
+    split = read_split(run / "split.json")
+    names = {**split["train"], **(split["validation"] if checkpoint == "best" else {})}
+    if "images" in split:
+        seen = {split["images"].get(name) for name in names}
+        unseen = tuple(case for case in labelled if image_digest(case) not in seen)
+    else:
+        seen = set(names.values())
+        unseen = tuple(case for case in labelled if cache_key(case, dataset.labels, plan) not in seen)
     if not unseen:
-        found = f"{len(labelled)} labelled cases, of which the run was trained on all"
+        found = f"{len(labelled)} labelled cases, of which the run was trained on or chosen by all"
         raise UserError(root, found=found, wanted="cases that it has not seen", fix="leave out --data, or name others")
     return dataset, unseen, len(labelled) - len(unseen)
 

@@ -209,6 +209,8 @@ def describe(config: Config, inputs: Inputs, state: TrainState, compiled: Compil
         "dataset": str(config.data.root),
         "training_cases": len(inputs.training),
         "validation_cases": len(inputs.validation),
+        "test_cases": len(inputs.split.get("test", ())),
+        "unused_cases": inputs.unused,
         "canvas": inputs.plan.canvas,
         "dtype": config.model.dtype,
         "argument_bytes": memory.argument_size_in_bytes if memory else None,
@@ -236,10 +238,12 @@ def _start_text(facts: Mapping[str, Any]) -> str:
         gigabytes = (facts["argument_bytes"] + facts["temporary_bytes"]) / GIBIBYTE
         memory = f"{gigabytes:.2f} GiB per step and device"
     canvas = " x ".join(map(str, facts["canvas"]))
+    roles = ("training", "validation", "test", "unused")
+    *counts, last = (f"{count} {role}" for role in roles if (count := facts[f"{role}_cases"]))
     return (
         f"{facts['objective']} on {facts['device']} ({facts['platform']}, {facts['dtype']}): "
-        f"{facts['parameters']:,} parameters, canvas {canvas}, {facts['training_cases']} training and "
-        f"{facts['validation_cases']} validation cases, {memory}, compiled in {facts['compile_s']:.1f} s"
+        f"{facts['parameters']:,} parameters, canvas {canvas}, {', '.join(counts)} and {last} cases, "
+        f"{memory}, compiled in {facts['compile_s']:.1f} s"
     )
 
 

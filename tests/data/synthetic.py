@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ars_jax.data.layouts import Case
+from ars_jax.data.cases import Case
 from ars_jax.data.plan import Plan
 from ars_jax.data.volumes import Geometry, Volume, write_volume
 

@@ -1,28 +1,33 @@
 import dataclasses
 import os
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from ars_jax.data.cache import cache_key, load_sample, sample_shape
-from ars_jax.data.layouts import Case
-from ars_jax.data.prepare import (
-    complete_plan,
-    prepare_case,
-    prepare_dataset,
-)
+from ars_jax.data import cache
+from ars_jax.data.cache import cache_key, fingerprint, image_digest, load_sample, sample_shape
+from ars_jax.data.cases import Case
+from ars_jax.data.plan import Plan
+from ars_jax.data.prepare import complete_plan, prepare_case, prepare_dataset
 from ars_jax.data.volumes import Volume, write_volume
 from ars_jax.errors import UserError
+from tests.data.dicom_files import write_series, write_structures
 from tests.data.synthetic import LABELS, PLAN, ct, grid, written
+
+
+def prepared(cases: list[Case], folder: Path, plan: Plan = PLAN, **more: Any) -> list[Path]:
+    return [item.path for item in prepare_dataset(cases, LABELS, plan, folder / "cache", **more)]
 
 
 def test_the_cache_is_reused_while_nothing_changed(tmp_path):
     cases = [written(tmp_path, "a"), written(tmp_path, "b")]
     seen = []
-    paths = prepare_dataset(cases, LABELS, PLAN, tmp_path / "cache", lambda *args: seen.append(args))
+    paths = prepared(cases, tmp_path, progress=lambda *args: seen.append(args))
     assert seen == [(1, 2, "a"), (2, 2, "b")]
     stamps = [path.stat().st_mtime_ns for path in paths]
-    assert prepare_dataset(cases, LABELS, PLAN, tmp_path / "cache") == paths
+    assert prepared(cases, tmp_path) == paths
     assert [path.stat().st_mtime_ns for path in paths] == stamps
     for case, path in zip(cases, paths, strict=True):
         fresh, kept = prepare_case(case, LABELS, PLAN), load_sample(path)
@@ -65,17 +70,41 @@ def test_a_copied_data_set_keeps_its_keys(tmp_path):
     assert cache_key(first, LABELS, PLAN) == cache_key(second, LABELS, PLAN)
 
 
+def test_the_digest_of_an_image_knows_neither_names_nor_labels(tmp_path):
+    case = written(tmp_path / "here")
+    renamed = Case("other", (tmp_path / "copy.nrrd"))
+    renamed.image.write_bytes(case.image.read_bytes())
+    assert image_digest(renamed) == image_digest(case) == fingerprint(case, LABELS, PLAN).image
+    renamed.image.write_bytes(case.image.read_bytes() + b" ")
+    assert image_digest(renamed) != image_digest(case)
+
+
+def test_the_digest_of_a_series_is_that_of_its_slices(tmp_path):
+    """Under other names, and without the structure set that may lie beside them."""
+    image, _ = ct(grid())
+    series, renamed = write_series(tmp_path / "a", image), write_series(tmp_path / "b", image)
+    for number, file in enumerate(sorted(renamed.iterdir())):
+        file.rename(renamed / f"{-number}.ima")
+    write_structures(series / "RS.dcm", {})
+    assert image_digest(Case("a", series)) == image_digest(Case("b", renamed))
+
+
+def test_every_source_is_read_once(tmp_path, monkeypatch):
+    case, read = written(tmp_path), []
+    monkeypatch.setattr(cache, "_digest", lambda file: read.append(file) or "0")
+    prepare_dataset([case], LABELS, PLAN, tmp_path / "cache")
+    assert sorted(read) == sorted(path for path in (case.image, case.label) if path)
+
+
 def test_the_canvas_does_not_make_the_cache_stale(tmp_path):
     case = written(tmp_path)
-    paths = prepare_dataset([case], LABELS, PLAN, tmp_path / "cache")
+    paths = prepared([case], tmp_path)
     complete = complete_plan(PLAN, paths)
     assert complete.canvas == complete.whole == (16, 32, 32)
     assert complete_plan(complete, paths) == complete
     smaller = dataclasses.replace(PLAN, canvas=(16, 16, 16))
     assert complete_plan(smaller, paths) == dataclasses.replace(smaller, whole=(16, 32, 32))
-    assert (
-        prepare_dataset([case], LABELS, dataclasses.replace(complete, patch=(16, 16, 16)), tmp_path / "cache") == paths
-    )
+    assert prepared([case], tmp_path, dataclasses.replace(complete, patch=(16, 16, 16))) == paths
 
 
 @pytest.mark.parametrize(
@@ -96,13 +125,13 @@ def test_labels_and_unlabelled_organs_change_the_key(tmp_path):
 
 def test_an_edited_source_is_prepared_again_even_with_its_old_date(tmp_path):
     case = written(tmp_path)
-    (old,) = prepare_dataset([case], LABELS, PLAN, tmp_path / "cache")
+    (old,) = prepared([case], tmp_path)
     assert case.label is not None
     stamp = case.label.stat().st_mtime_ns
     image, label = ct(grid())
     write_volume(case.label, Volume(np.where(label.array == 3, 7, 0).astype(np.uint8), image.geometry))
     os.utime(case.label, ns=(stamp, stamp))
-    (new,) = prepare_dataset([case], LABELS, PLAN, tmp_path / "cache")
+    (new,) = prepared([case], tmp_path)
     assert new != old
     assert set(np.unique(load_sample(new).label)) == {0, 2}
 
@@ -110,12 +139,12 @@ def test_an_edited_source_is_prepared_again_even_with_its_old_date(tmp_path):
 @pytest.mark.parametrize("damage", [lambda raw: raw[:200], lambda raw: b"", lambda raw: flip_byte(raw)])
 def test_a_damaged_cache_file_is_made_again(tmp_path, damage):
     case = written(tmp_path)
-    (path,) = prepare_dataset([case], LABELS, PLAN, tmp_path / "cache")
+    (path,) = prepared([case], tmp_path)
     whole = load_sample(path)
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(UserError, match="a damaged file"):
         load_sample(path)
-    assert prepare_dataset([case], LABELS, PLAN, tmp_path / "cache") == [path]
+    assert prepared([case], tmp_path) == [path]
     np.testing.assert_array_equal(load_sample(path).image, whole.image)
 
 

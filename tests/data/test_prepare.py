@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from ars_jax.data.layouts import Case
+from ars_jax.data.cases import Case
 from ars_jax.data.plan import Plan
 from ars_jax.data.prepare import (
     canvas_for,

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from ars_jax.data.layouts import Case, Dataset, find_dataset
+from ars_jax.data.cases import Case, Dataset
+from ars_jax.data.layouts import find_dataset
 from ars_jax.data.splits import CaseSplit, split_cases
 from ars_jax.errors import UserError
 from tests.realdata import real_data

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ars_jax.config import Config
+from ars_jax.data.splits import ROLES
 from ars_jax.data.volumes import write_volume
 from ars_jax.errors import UserError
 from ars_jax.options import read_config
@@ -30,10 +31,10 @@ def config(tmp_path: Path) -> Config:
 def test_test_cases_are_hashed_and_not_prepared(config: Config) -> None:
     inputs = prepare_inputs(config)
     _, split = find_cases(config)
-    names = {
-        role: [case.name for case in part] for role, part in zip(("train", "validation", "test"), split, strict=True)
-    }
-    assert {role: list(cases) for role, cases in inputs.split.items()} == names
+    names = {role: [case.name for case in part] for role, part in zip(ROLES, split, strict=True)}
+    assert {role: list(inputs.split[role]) for role in ROLES} == names
+    assert set(inputs.split["images"]) == {*names["train"], *names["validation"]}
+    assert inputs.unused == 0
     assert [sample.name for sample in inputs.training + inputs.validation] == names["train"] + names["validation"]
     prepared = {path.name.rsplit("-", 1)[0] for path in (config.run.dir / "cache").iterdir()}
     assert prepared == {*names["train"], *names["validation"]}
@@ -67,7 +68,12 @@ def test_the_split_comes_back_from_its_file(config: Config, tmp_path: Path) -> N
 
 def test_a_run_without_test_cases_writes_none(config: Config) -> None:
     fraction = dataclasses.replace(config, data=dataclasses.replace(config.data, split_sizes=None))
-    assert prepare_inputs(fraction).split.keys() == {"train", "validation"}
+    assert prepare_inputs(fraction).split.keys() == {"train", "validation", "images"}
+
+
+def test_cases_that_were_not_drawn_are_counted(config: Config) -> None:
+    fewer = dataclasses.replace(config, data=dataclasses.replace(config.data, split_sizes=(2, 1, 1)))
+    assert prepare_inputs(fewer).unused == 2
 
 
 def test_folds_of_a_configuration_cover_all_cases(config: Config, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What a training writes down, line by line."""
 
+import io
 import json
 from pathlib import Path
 
@@ -24,6 +25,27 @@ def test_metrics_are_fetched_when_the_next_step_is_under_way(tmp_path: Path) -> 
             assert [line["step"] for line in lines_of(tmp_path)] == list(range(1, number))
         recorder.end()
     assert [(line["step"], line.get("loss")) for line in lines_of(tmp_path)] == [(1, 1), (2, 2), (3, 3), (3, None)]
+
+
+@pytest.mark.parametrize(
+    ("test", "unused", "words"),
+    [(0, 0, "9 training and 1 validation cases,"), (2, 3, "9 training, 1 validation, 2 test and 3 unused cases,")],
+)
+def test_the_first_line_says_what_becomes_of_every_case(tmp_path: Path, test: int, unused: int, words: str) -> None:
+    shown = io.StringIO()
+    console = Console(file=shown, width=400)
+    facts = dict.fromkeys(("objective", "device", "platform", "dtype"), "") | {
+        "parameters": 1,
+        "canvas": (16, 16, 16),
+        "temporary_bytes": None,
+        "training_cases": 9,
+        "validation_cases": 1,
+        "test_cases": test,
+        "unused_cases": unused,
+    }
+    with Recorder(tmp_path / "metrics.jsonl", console, 1, 1) as recorder, recorder.compiling() as finish:
+        finish(facts)
+    assert words in shown.getvalue()
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
