@@ -1,16 +1,13 @@
-"""DICOM structure sets (RTSTRUCT): the contours of organs, drawn in the planes of an image, as voxels of its grid.
+"""DICOM structure sets (RTSTRUCT): the contours of organs, which pydicom, an extra, reads, as voxels of a grid."""
 
-Contours are polygons of points in the patient's space. pydicom, which is an extra, reads them; they are filled here,
-since what fills polygons elsewhere rounds their corners to voxels first and counts the whole rim as inside.
-"""
-
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ars_jax.data.contours import fill_contours
 from ars_jax.data.streams import STRUCTURE_SET, dicom_kind, is_beside
 from ars_jax.data.volumes import Geometry
 from ars_jax.errors import UserError
@@ -18,10 +15,6 @@ from ars_jax.errors import UserError
 _BREAKS = (OSError, EOFError, ValueError, LookupError, AttributeError, TypeError, NotImplementedError)
 _UNDEFINED_LENGTH = 0xFFFFFFFF
 _CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
-_SAME_PLANE_MM = 0.1
-_FLAT = 0.25  # of a slice: what a contour may leave its plane by
-_THICKEST_MM = 5.0
-_DECIMALS = 3  # of a voxel: corners on voxel centres, as exports of label maps have, must not fall to either side
 
 
 def read_structures(
@@ -47,7 +40,7 @@ def read_structures(
 
     Raises:
         UserError: no pydicom, not an RTSTRUCT, an organ without contours or with several candidates, another frame of
-            reference, contours across the slices or outside of the image.
+            reference, or what `fill_contours` raises.
     """
     drawn = _drawn(path, names, unlabelled, _frame_of(image) if image is not None else None)
     result = np.zeros(geometry.shape, np.uint8)
@@ -117,89 +110,6 @@ def series_of(folder: Path) -> str | None:
     return _tag_of_slice(folder, "SeriesInstanceUID")
 
 
-def fill_contours(contours: Sequence[np.ndarray], geometry: Geometry, name: object = "contours") -> np.ndarray:
-    """Finds the voxels whose centres lie inside of an organ's contours.
-
-    In a plane the even-odd rule counts: a contour inside of another cuts a hole, and so does a slit to an inner loop
-    (PS3.3, C.8.8.6.3). A contour that is there twice counts once. Of a centre on a line, the sides of lower index are
-    inside and the others outside.
-
-    Each plane stands for a slab as thick as the planes are apart (their median distance, at least one slice and at
-    most 5 mm), so that contours of thicker slices, or between the slices, keep their volume. A slice takes the nearest
-    plane whose slab holds its centre.
-
-    Args:
-        contours: polygons [n, 3], points z, y, x in mm (LPS).
-        geometry: the grid to fill.
-        name: what they are, for messages.
-
-    Returns:
-        bool [z, y, x].
-
-    Raises:
-        UserError: a contour that is not parallel to the slices, or a plane outside of the image.
-    """
-    matrix = np.reshape(geometry.direction, (3, 3))
-    indices = [np.round((points - geometry.origin) @ matrix / geometry.spacing, _DECIMALS) for points in contours]
-    planes = _planes(indices, geometry, name)
-    heights = np.array(list(planes))
-    step = _slab(heights, geometry.spacing[0])
-    mask = np.zeros(geometry.shape, bool)
-    corner, box = _box(indices, geometry.shape)
-    for index, slice_mask in enumerate(mask[:, *box]):
-        distance = index - heights
-        inside = (distance >= -step / 2 - 1e-3) & (distance < step / 2 - 1e-3)
-        if inside.any():
-            nearest = heights[np.where(inside, np.abs(distance), np.inf).argmin()]
-            slice_mask[:] = even_odd([polygon - corner for polygon in planes[float(nearest)]], slice_mask.shape)
-    return mask
-
-
-def even_odd(polygons: Sequence[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
-    """Finds the pixels whose centres are inside of an odd number of polygons.
-
-    Args:
-        polygons: [n, 2], corners y, x in pixels; the last is joined to the first.
-        shape: pixels y, x.
-
-    Returns:
-        bool [y, x].
-    """
-    height, width = shape
-    crossings = np.zeros((height, width + 1), np.uint8)  # only their parity counts, so they may wrap round
-    for corners in polygons:
-        (y0, x0), (y1, x1) = corners.T, np.roll(corners, -1, axis=0).T
-        first, stop = np.ceil(np.minimum(y0, y1)).astype(int), np.ceil(np.maximum(y0, y1)).astype(int)
-        edge = np.repeat(np.arange(len(corners)), stop - first)
-        row = np.arange(len(edge)) - np.repeat(np.cumsum(stop - first) - stop, stop - first)
-        x = x0[edge] + (row - y0[edge]) * (x1 - x0)[edge] / (y1 - y0)[edge]
-        column = np.clip(np.ceil(np.round(x, 2 * _DECIMALS)), 0, width).astype(int)
-        inside = (row >= 0) & (row < height)
-        np.add.at(crossings, (row[inside], column[inside]), 1)
-    return np.bitwise_xor.accumulate(crossings[:, :width] % 2, axis=1).astype(bool)
-
-
-def _planes(indices: Sequence[np.ndarray], geometry: Geometry, name: object) -> dict[float, list[np.ndarray]]:
-    """The polygons y, x of every plane by its height in slices; doubled polygons are left out."""
-    thickness, slices = geometry.spacing[0], geometry.shape[0]
-    planes: dict[float, dict[bytes, np.ndarray]] = {}
-    height = -np.inf
-    for points in sorted(indices, key=lambda points: points[:, 0].mean()):
-        if np.ptp(points[:, 0]) > _FLAT:
-            found = f"a contour {np.ptp(points[:, 0]) * thickness:.3g} mm out of its plane"
-            fix = "use the series that it was drawn on"
-            raise UserError(name, found=found, wanted="contours parallel to the image's slices", fix=fix)
-        if (points[:, 0].mean() - height) * thickness > _SAME_PLANE_MM:
-            height = float(points[:, 0].mean())
-        planes.setdefault(height, {})[np.unique(points[:, 1:], axis=0).tobytes()] = points[:, 1:]
-    for height in planes:
-        if not -1 < height < slices:
-            place = f"{height * thickness:.4g} mm from the first slice"
-            wanted = f"from 0 to {(slices - 1) * thickness:.4g} mm"
-            raise UserError(name, found=f"a contour {place}", wanted=wanted, fix="use the series that it was drawn on")
-    return {height: list(polygons.values()) for height, polygons in planes.items()}
-
-
 def _drawn(
     path: Path, names: Mapping[str, Collection[str]], unlabelled: Collection[str], frame: str | None
 ) -> dict[str, tuple[str, list[np.ndarray]]]:
@@ -213,20 +123,6 @@ def _drawn(
                 _check_frame(path, structure, frame)
                 drawn[organ] = str(structure.ROIName), _contours(dataset, structure)
     return drawn
-
-
-def _box(indices: Sequence[np.ndarray], shape: Sequence[int]) -> tuple[np.ndarray, tuple[slice, slice]]:
-    """The pixels y, x that polygons may reach, and the first of them: filling whole slices takes most of the time."""
-    points = np.concatenate(indices)[:, 1:]
-    first = np.clip(np.floor(points.min(axis=0)), 0, shape[1:]).astype(int)
-    stop = np.clip(np.ceil(points.max(axis=0)) + 1, first, shape[1:]).astype(int)
-    return first, (slice(first[0], stop[0]), slice(first[1], stop[1]))
-
-
-def _slab(heights: np.ndarray, thickness: float) -> float:
-    """How many slices a plane stands for."""
-    apart = float(np.median(np.diff(heights))) if len(heights) > 1 else 1.0
-    return max(1.0, min(apart, _THICKEST_MM / thickness))
 
 
 def _find(path: Path, dataset: Any, organ: str, candidates: Collection[str], *, optional: bool) -> Any:

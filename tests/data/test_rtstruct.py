@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from contourpy import contour_generator
 
-from ars_jax.data.rtstruct import contour_names, even_odd, fill_contours, read_structures, referenced_series, series_of
+from ars_jax.data.contours import even_odd, fill_contours
+from ars_jax.data.rtstruct import contour_names, read_structures, referenced_series, series_of
 from ars_jax.data.volumes import Geometry, Volume, read_volume
 from ars_jax.errors import UserError
 from tests.data.dicom_files import FRAME, SERIES, box_contours, positions, write_dose, write_series, write_structures
@@ -87,6 +88,34 @@ def test_a_doubled_contour_counts_once():
     np.testing.assert_array_equal(fill_contours([ring(2, 5), ring(2, 5)[::-1]], GRID), once)
 
 
+@pytest.mark.parametrize("shift", [0.01, 0.1, 0.6, 1.0])
+def test_a_contour_that_was_drawn_again_is_no_hole(shift: float):
+    """Even if it was moved, or has other corners."""
+    square = rectangle(2, (2.5, 2.5), (10.5, 10.5))
+    finer = np.concatenate([square, (square + np.roll(square, -1, axis=0)) / 2])[[0, 4, 1, 5, 2, 6, 3, 7]]
+    for again in (square, finer):
+        mask = fill_contours([square, again + np.array([0, shift, shift])], GRID)
+        assert mask[2, 3:11, 3:11].all()
+        assert mask.sum() == 64 + (15 if shift > 0.5 else 0)
+
+
+def test_contours_that_cross_are_joined_and_their_holes_stay():
+    first, second = rectangle(2, (2.5, 2.5), (10.5, 10.5)), rectangle(2, (6.5, 6.5), (14.5, 14.5))
+    for order in ([first, second], [second, first]):
+        assert fill_contours(order, GRID).sum() == 64 + 64 - 16
+    bridge, hole = rectangle(2, (0.5, 9.5), (5.5, 20.5)), rectangle(2, (3.5, 3.5), (4.5, 5.5))
+    mask = fill_contours([second, hole, first, bridge], GRID)
+    assert mask.sum() == 64 + 64 - 16 + 5 * 11 - 3 * 1 - 2
+    assert not mask[2, 4, 4:6].any()
+
+
+def test_thin_walls_are_kept():
+    for wall in (1.0, 2.0):
+        low, high = 2.5 + wall, 12.5 - wall
+        outer, inner = rectangle(2, (2.5, 2.5), (12.5, 12.5)), rectangle(2, (low, low), (high, high))
+        assert fill_contours([outer, inner], GRID).sum() == 100 - (10 - 2 * wall) ** 2
+
+
 def test_corners_on_voxel_centres_keep_the_low_sides_whatever_the_rounding():
     for scale in (1.0, 0.97, 1.3):
         geometry = Geometry(GRID.shape, (3.0, scale, scale), (-7.1, 3.3, 1e3 / 7))
@@ -100,6 +129,17 @@ def test_corners_on_voxel_centres_keep_the_low_sides_whatever_the_rounding():
 def test_contours_of_thicker_slices_keep_their_volume():
     assert slices(fill_contours([ring(1, 5), ring(4, 5)], GRID)) == [0, 1, 2, 3, 4, 5]
     assert slices(fill_contours([ring(1, 5), ring(3, 5)], GRID)) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("thickness", [1.0, 3.0, 5.0])
+@pytest.mark.parametrize("every", [1, 2, 3])
+def test_contours_on_every_second_or_third_slice_leave_no_stripes(thickness: float, every: int):
+    geometry = Geometry((11, 20, 24), (thickness, 1.0, 1.0), GRID.origin)
+    drawn = range(1, 11, every)
+    mask = fill_contours([ring(z * thickness, 6) for z in drawn], geometry)
+    filled = slices(mask)
+    assert filled == list(range(filled[0], filled[-1] + 1))
+    assert len(filled) == pytest.approx(len(drawn) * every, abs=1)  # the last slab may reach beyond the image
 
 
 @pytest.mark.parametrize("shift", [-0.5, -0.3, 0.0, 0.3, 0.499])
@@ -123,7 +163,8 @@ def test_what_reaches_beyond_the_picture_is_cut_off():
 def test_parts_far_apart_stay_apart():
     tall = Geometry((30, 20, 24), GRID.spacing, GRID.origin)
     assert slices(fill_contours([ring(z, 4) for z in (3, 4, 5, 20, 21)], tall)) == [3, 4, 5, 20, 21]
-    assert slices(fill_contours([ring(z, 4) for z in (5, 25)], tall)) == [3, 4, 5, 6, 7, 23, 24, 25, 26, 27]
+    with pytest.raises(UserError, match=r"^Cord: found contours 20 mm apart; wanted contours in every slice of 1 mm"):
+        fill_contours([ring(z, 4) for z in (5, 25)], tall, "Cord")
 
 
 def test_contours_across_the_slices_or_outside_are_errors():
