@@ -17,6 +17,7 @@ from ars_jax.metrics.table import Row, evaluate_case
 from ars_jax.predict import Network, predict_volume, write_labels
 
 PREDICTIONS, REFERENCES, UNLABELLED = "predictions", "references", "unlabelled.json"
+CASES, CSV_TABLE, JSON_TABLE = "cases.json", "table.csv", "table.json"
 
 Progress = Callable[[int, int, str], None]
 
@@ -39,7 +40,7 @@ def evaluate_cases(
         cases: with labels.
         labels: the data set's organs and their values on disk, the network's organs in the same order.
         out: gets table.csv, table.json, cases.json and the folders predictions and references of label maps, which
-            replace those of an earlier evaluation when all cases are done.
+            replace those of an earlier evaluation when all cases are done; table.json comes last.
         convention: of the surface distances.
         tolerance_mm: of the surface Dice.
         about: what is scored, for table.json.
@@ -74,12 +75,20 @@ def evaluate_cases(
         for folder in (PREDICTIONS, REFERENCES):
             write_labels(staging / folder, organs)
         write_json(staging / REFERENCES / UNLABELLED, {c.name: c.unlabelled for c in cases if c.unlabelled})
-        for folder in (PREDICTIONS, REFERENCES):
-            shutil.rmtree(out / folder, ignore_errors=True)
-            (staging / folder).replace(out / folder)
-    write_json(out / "cases.json", files)
-    write_tables(out, rows, about)
+        write_json(staging / CASES, files)
+        write_tables(staging, rows, about)
+        _replace_evaluation(staging, out)
     return rows
+
+
+def _replace_evaluation(new: Path, out: Path) -> None:
+    """The tables go first and table.json comes last: wherever this is stopped, no scores are of other label maps."""
+    for name in (JSON_TABLE, CSV_TABLE):
+        (out / name).unlink(missing_ok=True)
+    for folder in (PREDICTIONS, REFERENCES):
+        shutil.rmtree(out / folder, ignore_errors=True)
+    for name in (PREDICTIONS, REFERENCES, CASES, CSV_TABLE, JSON_TABLE):
+        (new / name).replace(out / name)
 
 
 def _score_case(
@@ -170,9 +179,10 @@ def evaluate_folders(
 
 
 def write_tables(out: Path, rows: Sequence[Row], about: Mapping[str, str | int] | None = None) -> None:
-    """Writes table.csv and table.json into a folder."""
-    table.write_csv(out / "table.csv", rows)
-    table.write_json(out / "table.json", rows, about)
+    """Writes table.csv and table.json into a folder, where no older table.json stands beside a new table.csv."""
+    (out / JSON_TABLE).unlink(missing_ok=True)
+    table.write_csv(out / CSV_TABLE, rows)
+    table.write_json(out / JSON_TABLE, rows, about)
 
 
 def label_maps(folder: Path) -> dict[str, Path]:
