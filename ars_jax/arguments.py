@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
 
-from ars_jax.config import Convention, Layout, Role
+from ars_jax.config import TOLERANCE_MM, Convention, Layout, Role
 from ars_jax.options import add_config, add_experiment
 
 DEMO_CASES = 60
@@ -73,7 +73,7 @@ def evaluate_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--references", type=Path, default=None, help="folder of label maps of equal names")
     parser.add_argument("--labels", type=dict[str, int], default=None, help="organs and values, e.g. '{\"Liver\": 1}'")
     parser.add_argument("--convention", type=Convention, default="paper-boundary", help="of HD95 and ASD")
-    parser.add_argument("--tolerance_mm", type=float, default=2.0, help="of the surface Dice, mm")
+    parser.add_argument("--tolerance_mm", type=float, default=TOLERANCE_MM, help="of the surface Dice, mm")
     parser.add_argument(
         "--out", type=Path, default=None, help="folder for the tables; of a run by default its folder evaluation"
     )

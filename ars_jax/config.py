@@ -24,6 +24,7 @@ Objective = Literal[
 
 Layout = Literal["auto", "msd", "folders", "btcv", "lits", "pddca", "dicom"]
 Convention = Literal["paper-boundary", "paper-volume", "monai", "medpy", "deepmind"]
+TOLERANCE_MM = 2.0
 Role = Literal["validation", "test"]
 Sides = tuple[int, int, int]
 

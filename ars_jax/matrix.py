@@ -7,7 +7,16 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from ars_jax.config import Config, Convention, LossConfig, Objective, RunConfig, Sides, check_config
+from ars_jax.config import (
+    TOLERANCE_MM,
+    Config,
+    Convention,
+    LossConfig,
+    Objective,
+    RunConfig,
+    Sides,
+    check_config,
+)
 from ars_jax.errors import UserError
 
 NAMES: Mapping[Objective, str] = {
@@ -54,7 +63,7 @@ class ExperimentConfig:
     adaptive_gradients: tuple[Literal["through", "stop"], ...] | None = None
     checkpoint: Literal["best", "newest"] | None = None
     convention: Convention = "paper-boundary"
-    tolerance_mm: float = 2.0
+    tolerance_mm: float = TOLERANCE_MM
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from ars_jax.config import (
+    TOLERANCE_MM,
     AugmentConfig,
     Config,
     Convention,
@@ -29,7 +30,6 @@ from ars_jax.config import (
 from ars_jax.data import finders
 from ars_jax.data.phantom import PHANTOM_PAIRS
 from ars_jax.errors import UserError
-from ars_jax.matrix import ExperimentConfig
 from ars_jax.metrics import surface
 from ars_jax.options import preset, read_config
 from ars_jax.train.step import make_loss
@@ -306,7 +306,7 @@ def test_values_in_range_pass(config: Config) -> None:
 def test_words_that_stand_in_two_rooms_agree() -> None:
     """The configuration repeats some, so that help need not load what they belong to."""
     assert get_args(Convention) == tuple(surface.CONVENTIONS)
-    assert ExperimentConfig().tolerance_mm == surface.TOLERANCE_MM
+    assert TOLERANCE_MM == surface.TOLERANCE_MM
     assert set(get_args(Layout)) == {"auto", *finders._FINDERS}
     demo = preset("demo", ["--data.root=a", "--run.dir=b"])
     assert demo.data.pairs == PHANTOM_PAIRS
