@@ -44,7 +44,7 @@ class Inputs:
     validation: tuple[Sample, ...]
     partly_labelled: bool
     split: Split
-    unused: int
+    unused: int = 0
 
 
 def find_cases(config: Config) -> tuple[Dataset, CaseSplit]:
