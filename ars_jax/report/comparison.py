@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -9,10 +10,21 @@ from ars_jax.metrics.table import Line, Row
 from ars_jax.report.differences import difference_sheets
 from ars_jax.report.results import Results
 from ars_jax.report.seed_curves import MEAN
-from ars_jax.report.seeds import Scores, Setting, facts, header, over_seeds, reservations, scores_of, setting_of
+from ars_jax.report.seeds import (
+    Scores,
+    Setting,
+    facts,
+    header,
+    over_seeds,
+    reservations,
+    scores_of,
+    setting_of,
+    volume_differences,
+)
 from ars_jax.report.sheets import (
     HIGHER,
     LOWER,
+    MINUS,
     NONE,
     Cell,
     Column,
@@ -28,6 +40,7 @@ from ars_jax.report.sheets import (
 )
 from ars_jax.report.tables import DSC, MEASURES, best_of
 
+KEYS = ("organs", "measures", "pairs", "tests")
 FIGURES = {
     "validation_curves": "Validation DSC by epoch",
     "division_curve": "DSC by the number of regions",
@@ -43,7 +56,7 @@ def write_comparison(results: Results, out: Path) -> list[Path]:
         results: of an experiment, finished or not; a seed counts when all its folds are scored.
         out: folder; gets organs, measures and, where two arms have a seed in common, pairs and tests, each as .md, .csv
             and .tex, and summary.md, which has them all and shows the pictures of the folder `figures` beside `out`, if
-            there are any.
+            there are any. Tables of an earlier call that do not apply any more are removed.
 
     Returns:
         The written files.
@@ -55,6 +68,8 @@ def write_comparison(results: Results, out: Path) -> list[Path]:
     setting = setting_of(results, scores)
     sheets = comparison(scores, setting)
     paths = [path for sheet in sheets for path in write_sheet(sheet, out)]
+    for path in {out / f"{key}.{ending}" for key in KEYS for ending in ("md", "csv", "tex")} - set(paths):
+        path.unlink(missing_ok=True)
     return [*paths, write_text(out / "summary.md", summary(results, sheets, out))]
 
 
@@ -70,7 +85,8 @@ def comparison(scores: Sequence[Scores], setting: Setting) -> list[Sheet]:
     """
     lines = [over_seeds(entry) for entry in scores]
     sheets = [_organ_sheet(scores, setting, lines), _measure_sheet(scores, setting, lines)]
-    return [*sheets, *difference_sheets(scores, setting)]
+    sheets += difference_sheets(scores, setting)
+    return [replace(sheet, experiment=setting.title, prefix=setting.name) for sheet in sheets]
 
 
 Lines = Sequence[tuple[dict[str, Line], Line | None]]
@@ -92,7 +108,7 @@ def _organ_sheet(scores: Sequence[Scores], setting: Setting, lines: Lines) -> Sh
     return Sheet(
         key="organs",
         title="DSC per organ",
-        header=header(setting, surfaces=False),
+        header=header(setting),
         columns=(Column("Organ", ("organ",)), *arms, Column("Cases", ("cases",))),
         parts=(Part("", (*rows, total), total=True),),
         note=" ".join([note, *reservations(scores, setting)]),
@@ -124,12 +140,14 @@ def _measure_sheet(scores: Sequence[Scores], setting: Setting, lines: Lines) -> 
     rows = []
     for index, (entry, line) in enumerate(zip(scores, overall, strict=True)):
         values = [mean_spread(line and getattr(line, m.field), m.digits, bold=index in best[m.field]) for m in MEASURES]
+        values.append(mean_spread(volume_differences(entry), 1, signed=True))
         rows.append((word(entry.arm.name), number(len(entry.rows), 0), *values, *_failures(_rows([entry]))))
     arrows = [LOWER if measure.unit else HIGHER for measure in MEASURES]
     measures = [
         Column("\n".join(f"{m.title} {m.unit} {arrow}".split()).replace(f"\n{arrow}", f" {arrow}"), mean_keys(m.field))
         for m, arrow in zip(MEASURES, arrows, strict=True)
     ]
+    measures.append(Column("Volume\n%", mean_keys("volume_difference_percent")))
     failures = (
         Column(f"Misses {LOWER}", ("misses", "references")),
         Column(f"False\nalarms {LOWER}", ("false_alarms", "without_reference")),
@@ -137,14 +155,16 @@ def _measure_sheet(scores: Sequence[Scores], setting: Setting, lines: Lines) -> 
     note = (
         f"Mean over seeds of the mean over organs of the mean over cases{_spread(setting)}. {HIGHER} higher is better, "
         f"{LOWER} lower is better; bold is best as printed, and in a distance only the arms with the smallest share of "
-        "misses and false alarms compete, since those have no distance. Misses: organs of references that were not "
-        "found; false alarms: organs that were found where the reference has none (a dash where every reference has "
-        "every organ); both are summed over organs, cases and seeds and count as DSC 0 and surface Dice 0."
+        "misses and false alarms compete, since those have no distance. Volume: (prediction "
+        f"{MINUS} reference) / reference where both masks are: above 0 is too large; opposite signs cancel. Misses: "
+        "organs of references that were not found; false alarms: organs that were found where the reference has none "
+        "(a dash where every reference has every organ); both are summed over organs, cases and seeds and count as "
+        "DSC 0 and surface Dice 0."
     )
     return Sheet(
         key="measures",
         title="Measures, mean over organs",
-        header=header(setting, surfaces=True),
+        header=header(setting),
         columns=(Column("Arm", ("arm",)), Column("Seeds", ("seeds",)), *measures, *failures),
         parts=(Part("", tuple(rows)),),
         note=" ".join([note, *reservations(scores, setting)]),

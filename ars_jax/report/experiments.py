@@ -4,8 +4,7 @@ import importlib.util
 from pathlib import Path
 
 from ars_jax.errors import UserError
-from ars_jax.report.results import Results
-from ars_jax.report.seed_curves import whole_seeds
+from ars_jax.report.results import Results, whole_seeds
 
 KINDS = ("validation_curves", "division_curve", "range_curve", "overlays")
 
@@ -28,9 +27,7 @@ def draw_experiment(results: Results, out: Path) -> list[Path]:
         UserError: matplotlib is missing, `out` cannot be written, or the volumes of a case cannot be read; the overlays
             are drawn last, so that the other figures are there even then.
     """
-    if importlib.util.find_spec("matplotlib") is None:
-        fix = "install ars_jax with its extra `plots`, or pip install matplotlib"
-        raise UserError("figures of the experiment", found="no matplotlib", wanted="matplotlib", fix=fix)
+    check_figures()
     # Imported only now because they need matplotlib, which is an extra.
     from ars_jax.report.ablations import FIGURES
     from ars_jax.report.gallery import overlay_figures
@@ -47,9 +44,16 @@ def draw_experiment(results: Results, out: Path) -> list[Path]:
     return written
 
 
+def check_figures() -> None:
+    """Raises a UserError where figures cannot be drawn, for want of matplotlib."""
+    if importlib.util.find_spec("matplotlib") is None:
+        fix = "install ars_jax with its extra `plots`, or pip install matplotlib"
+        raise UserError("figures of the experiment", found="no matplotlib", wanted="matplotlib", fix=fix)
+
+
 def _remove_old(out: Path, written: list[Path]) -> None:
     """Removes figures that no longer belong: other cases may be worst and best when more seeds are done."""
     for kind in KINDS:
         for path in out.glob(f"{kind}*"):
             if path.suffix in (".png", ".pdf") and path not in written:
-                path.unlink()
+                path.unlink(missing_ok=True)

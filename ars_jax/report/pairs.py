@@ -4,14 +4,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import stats
 
 from ars_jax.metrics.significance import Wilcoxon, holm, wilcoxon
 from ars_jax.metrics.table import Row, Statistic, statistic
 from ars_jax.report.results import Arm
-from ars_jax.report.seed_curves import MEAN
 from ars_jax.report.seeds import Scores
 
 LEVEL = 0.05
+CASE_MEAN = "mean over each case's organs"
+"""Not the mean over organs of the other tables: a case is averaged over the organs that its reference has."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class Difference:
     """How two arms differ in the DSC of one organ.
 
     Args:
-        organ: its name, or "mean over organs".
+        organ: its name, or `CASE_MEAN`.
         seeds: the mean over seeds of the mean difference over cases, and its standard deviation between seeds.
         better: in how many seeds the mean difference is above 0.
         test: of the cases' differences, each averaged over seeds.
@@ -41,7 +43,7 @@ class Pair:
         arm: name of the arm.
         reference: name of the arm that it is compared with; differences are the arm's DSC minus this one's.
         seeds: those that both arms have complete.
-        differences: one per organ, then that of the mean over organs; empty without a common seed.
+        differences: one per organ, then that of `CASE_MEAN`; empty without a common seed.
     """
 
     arm: str
@@ -54,18 +56,30 @@ def compare_all(scores: Sequence[Scores]) -> list[Pair]:
     """Compares every arm with the reference arm, and the adaptive regional arms with the regional ones.
 
     Args:
-        scores: of all arms. The reference is the first whose objective is baseline, else the first.
+        scores: of all arms.
 
     Returns:
         One pair per comparison. An adaptive arm is compared with those regional arms that have its settings, as far as
         both name them.
     """
-    reference = next((it for it in scores if it.arm.objective == "baseline"), scores[0])
+    reference = reference_of(scores)
     pairs = [(it, reference) for it in scores if it is not reference]
     for adaptive in (it for it in scores if it.arm.objective == "baseline+ars"):
         regional = (it for it in scores if it.arm.objective == "baseline+rs" and it is not reference)
         pairs += [(adaptive, it) for it in regional if _alike(adaptive.arm, it.arm)]
     return [compare(*pair) for pair in pairs]
+
+
+def reference_of(scores: Sequence[Scores]) -> Scores:
+    """Picks the arm that all others are compared with.
+
+    Args:
+        scores: of all arms.
+
+    Returns:
+        The first whose objective is baseline, else the first.
+    """
+    return next((it for it in scores if it.arm.objective == "baseline"), scores[0])
 
 
 def _alike(one: Arm, other: Arm) -> bool:
@@ -110,7 +124,7 @@ def case_dsc(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
         rows: of one seed.
 
     Returns:
-        Organ, and then "mean over organs", to case to DSC; a case's mean is over the organs that its reference has.
+        Organ, and then `CASE_MEAN`, to case to DSC; a case's mean is over the organs that its reference has.
     """
     found: dict[str, dict[str, float]] = {row.organ: {} for row in rows}
     for row in rows:
@@ -118,7 +132,7 @@ def case_dsc(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
             found[row.organ][row.case] = row.dsc
     cases = dict.fromkeys(row.case for row in rows)
     by_case = {case: [of_case[case] for of_case in found.values() if case in of_case] for case in cases}
-    found[MEAN] = {case: float(np.mean(values)) for case, values in by_case.items() if values}
+    found[CASE_MEAN] = {case: float(np.mean(values)) for case, values in by_case.items() if values}
     return found
 
 
@@ -139,17 +153,34 @@ def _difference(
     return Difference(organ, statistic(means), sum(mean > 0 for mean in means), test, corrected)
 
 
-def exceeds_spread(difference: Difference) -> bool | None:
-    """Says whether the mean difference is larger than its spread between seeds.
+def seed_interval(difference: Difference) -> tuple[float, float] | None:
+    """Where the mean difference would lie if the arms were trained with all seeds there are.
 
     Args:
         difference: of one organ.
 
     Returns:
-        Whether it is; None below two seeds.
+        Student's confidence interval of the mean over seeds, at the level 1 - `LEVEL`; it takes the seeds' differences
+        for normally distributed. None below two seeds.
     """
-    mean, sd = difference.seeds.mean, difference.seeds.sd
-    return None if mean is None or sd is None else abs(mean) > sd
+    mean, sd, n = difference.seeds.mean, difference.seeds.sd, difference.seeds.n
+    if mean is None or sd is None:
+        return None
+    half = float(stats.t.ppf(1 - LEVEL / 2, n - 1)) * sd / n**0.5
+    return mean - half, mean + half
+
+
+def differs(difference: Difference) -> bool | None:
+    """Says whether the arms would differ if they were trained with other seeds.
+
+    Args:
+        difference: of one organ.
+
+    Returns:
+        Whether `seed_interval` leaves 0 out; None below two seeds.
+    """
+    interval = seed_interval(difference)
+    return None if interval is None else interval[0] > 0 or interval[1] < 0
 
 
 def least_corrected(pair: Pair) -> float | None:

@@ -2,12 +2,12 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from ars_jax.metrics.table import summarise
-from ars_jax.report.results import Arm, Results, Trial
+from ars_jax.report.results import Arm, Trial, by_seed
 from ars_jax.report.runs import mean_dsc, number, organs_of, position
 from ars_jax.report.tables import case_means
 
@@ -29,36 +29,6 @@ class Curve:
     objective: str
     positions: np.ndarray
     values: Mapping[str, np.ndarray]
-
-
-def whole_seeds(results: Results) -> tuple[Arm, ...]:
-    """Leaves out the seeds that lack a fold, whose cases would not be those of the other seeds.
-
-    Args:
-        results: the experiment so far.
-
-    Returns:
-        All arms in order, each with the trials of the seeds that have every fold of the experiment.
-    """
-    folds = {trial.fold for arm in results.arms for trial in arm.trials}
-    whole = []
-    for arm in results.arms:
-        seeds = {seed for seed, trials in by_seed(arm).items() if {trial.fold for trial in trials} == folds}
-        whole.append(replace(arm, trials=tuple(trial for trial in arm.trials if trial.seed in seeds)))
-    return tuple(whole)
-
-
-def by_seed(arm: Arm) -> dict[int, list[Trial]]:
-    """Sorts an arm's trials.
-
-    Args:
-        arm: any.
-
-    Returns:
-        Seed to its trials, one per fold; seeds rise.
-    """
-    seeds = sorted({trial.seed for trial in arm.trials})
-    return {seed: [trial for trial in arm.trials if trial.seed == seed] for seed in seeds}
 
 
 def organs_in(arms: Sequence[Arm]) -> tuple[str, ...]:

@@ -6,10 +6,9 @@ from pathlib import PurePath
 from typing import TypeVar
 
 from ars_jax.errors import UserError
-from ars_jax.metrics.table import Line, Row, statistic, summarise
-from ars_jax.report.results import Arm, Results, Trial
+from ars_jax.metrics.table import Line, Row, Statistic, statistic, summarise
+from ars_jax.report.results import Arm, Place, Results, Trial, by_seed, planned_folds, whole_seeds
 from ars_jax.report.runs import Evaluation
-from ars_jax.report.seed_curves import by_seed, whole_seeds
 from ars_jax.report.tables import MEASURES
 
 T = TypeVar("T")
@@ -21,13 +20,11 @@ class Scores:
 
     Args:
         arm: the arm.
-        rows: seed to the rows of all its folds, by rising seed; only seeds of which every fold is finished.
-        partial: seeds that still lack folds, so that they miss cases; they are left out of every table.
+        rows: seed to the rows of all its folds, by rising seed; only seeds of which every planned fold is finished.
     """
 
     arm: Arm
     rows: Mapping[int, tuple[Row, ...]]
-    partial: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -35,6 +32,8 @@ class Setting:
     """What all runs of an experiment have in common.
 
     Args:
+        title: of the experiment.
+        name: of its folder.
         data: name of the data set.
         cases: which of its cases were scored, such as "validation".
         checkpoint: which one was scored.
@@ -42,9 +41,11 @@ class Setting:
         tolerance_mm: of the surface Dice, mm; None where it was not measured.
         count: number of cases, over all folds.
         seeds: all seeds that any arm has complete.
-        folds: number of folds; None without cross-validation.
+        folds: number of planned folds; None without cross-validation.
     """
 
+    title: str
+    name: str
     data: str
     cases: str
     checkpoint: str
@@ -62,17 +63,16 @@ def scores_of(results: Results) -> list[Scores]:
         results: of an experiment.
 
     Returns:
-        One entry per arm, in order; a fold counts as missing where another seed or arm has it.
+        One entry per arm, in order.
     """
-    return [_scores(arm, whole) for arm, whole in zip(results.arms, whole_seeds(results), strict=True)]
+    return [Scores(arm, _pooled(whole)) for arm, whole in zip(results.arms, whole_seeds(results), strict=True)]
 
 
-def _scores(arm: Arm, whole: Arm) -> Scores:
-    rows = {
+def _pooled(arm: Arm) -> dict[int, tuple[Row, ...]]:
+    return {
         seed: tuple(row for trial in trials for row in evaluation_of(trial).rows)
-        for seed, trials in by_seed(whole).items()
+        for seed, trials in by_seed(arm).items()
     }
-    return Scores(arm, rows, tuple(seed for seed in by_seed(arm) if seed not in rows))
 
 
 def evaluation_of(trial: Trial) -> Evaluation:
@@ -112,16 +112,17 @@ def setting_of(results: Results, scores: Sequence[Scores]) -> Setting:
         found, fix = "no seed whose runs are all scored", f"ars-jax experiment, until {results.folder} has one"
         raise UserError(results.folder, found=found, wanted="one or more", fix=fix)
     trials = [trial for arm in results.arms for trial in arm.trials]
-    folds = {trial.fold for trial in trials} - {None}
     return Setting(
-        data=_common(trials, "data", lambda it: PurePath(_about(it, "data")).name),
+        title=results.title,
+        name=results.folder.absolute().name,
+        data=PurePath(_common(trials, "data", lambda it: _about(it, "data"))).name,
         cases=_common(trials, "cases", lambda it: _about(it, "cases")),
         checkpoint=_common(trials, "checkpoint", lambda it: _about(it, "checkpoint")),
         convention=_common(trials, "convention", lambda it: it.convention),
         tolerance_mm=_common(trials, "tolerance_mm", lambda it: it.rows[0].tolerance_mm),
         count=len({row.case for row in rows}),
         seeds=tuple(sorted({seed for entry in scores for seed in entry.rows})),
-        folds=len(folds) or None,
+        folds=len(planned_folds(results) - {None}) or None,
     )
 
 
@@ -171,26 +172,46 @@ def _joined(lines: Sequence[Line]) -> Line:
     )
 
 
-def header(setting: Setting, *, surfaces: bool) -> str:
+def volume_differences(scores: Scores) -> Statistic:
+    """Averages how much larger than the reference an arm segments, over cases, organs and then seeds.
+
+    Args:
+        scores: of an arm.
+
+    Returns:
+        Mean and spread over seeds of the mean over organs of the mean over cases of (prediction - reference) /
+        reference, %; below 0 an arm segments too little. A missed organ is left out, as it is of the distances: it is
+        counted elsewhere, and -100 % would turn failing into shrinking.
+    """
+    return statistic(_mean_volume_difference(rows) for rows in scores.rows.values())
+
+
+def _mean_volume_difference(rows: Sequence[Row]) -> float | None:
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        if row.status == "ok" and row.volume_reference_ml:
+            relative = (row.volume_prediction_ml - row.volume_reference_ml) / row.volume_reference_ml
+            found.setdefault(row.organ, []).append(100 * relative)
+    return statistic(statistic(values).mean for values in found.values()).mean
+
+
+def header(setting: Setting) -> str:
     """Says what was scored, for the head of a table.
 
     Args:
         setting: what all runs have in common.
-        surfaces: whether the table has measures between surfaces, so that their convention belongs to it.
 
     Returns:
-        One line.
+        One line, with the convention of the surface distances also where a table has none: tables are cited together.
     """
     kind = f" {setting.cases}" if setting.cases else ""
     parts = [f"Data: {setting.data}"] * bool(setting.data)
     parts.append(f"{setting.count}{kind} case{'s' * (setting.count != 1)}")
-    parts += [f"{setting.folds} folds, pooled"] * bool(setting.folds)
+    parts += [f"{setting.folds} folds, pooled" if setting.folds != 1 else "1 fold"] * bool(setting.folds)
     parts.append(_seeds(setting.seeds))
     parts += [f"{setting.checkpoint} checkpoint"] * bool(setting.checkpoint)
-    if surfaces:
-        parts.append(f"surface distances in mm by the convention {setting.convention}")
-        known = setting.tolerance_mm is not None
-        parts += [f"surface Dice at {setting.tolerance_mm:g} mm"] * known
+    parts.append(f"surface distances in mm by the convention {setting.convention}")
+    parts += [f"surface Dice at {setting.tolerance_mm:g} mm"] * (setting.tolerance_mm is not None)
     return "; ".join(parts) + "."
 
 
@@ -219,16 +240,45 @@ def reservations(scores: Sequence[Scores], setting: Setting) -> list[str]:
         setting: what their runs have in common.
 
     Returns:
-        Sentences: the cases chose the checkpoint, runs are missing, or not all scored the same cases; mostly none.
+        Sentences: the cases chose the checkpoint, planned runs are missing or diverged, or not all scored the same
+        cases; mostly none.
     """
     said = []
     if setting.cases == "validation" and setting.checkpoint == "best":
         said.append("The best checkpoint was chosen by the DSC of these very cases: on unseen ones all arms are worse.")
-    for entry in scores:
-        lacking = sorted({*setting.seeds, *entry.partial} - set(entry.rows))
-        if lacking:
-            said.append(f"{entry.arm.name} is not finished for seed {', '.join(map(str, lacking))}.")
+    said += _told("Missing", scores, _missing(scores))
+    said += _told("Diverged, hence without a result", scores, [entry.arm.diverged for entry in scores])
     cases = {frozenset(row.case for row in of_seed) for entry in scores for of_seed in entry.rows.values()}
     if len(cases) > 1:
         said.append("Not all runs scored the same cases: means are of unlike cases, while the tests take common ones.")
     return said
+
+
+def _missing(scores: Sequence[Scores]) -> list[list[Place]]:
+    """Of each arm the runs that are neither scored nor lost, though this arm or another is to have them."""
+    planned = sorted({place for entry in scores for place in entry.arm.planned}, key=lambda it: (it[0], it[1] or 0))
+    done = [{*((it.seed, it.fold) for it in entry.arm.trials), *entry.arm.diverged} for entry in scores]
+    return [[place for place in planned if place not in places] for places in done]
+
+
+def _told(what: str, scores: Sequence[Scores], places: Sequence[Sequence[Place]]) -> list[str]:
+    """One sentence, in which arms that lack the same runs stand together."""
+    folds = len({fold for entry in scores for _, fold in entry.arm.planned})
+    alike: dict[str, list[str]] = {}
+    for entry, lacking in zip(scores, places, strict=True):
+        if lacking:
+            alike.setdefault(_runs(lacking, folds), []).append(entry.arm.name)
+    told = [
+        f"{'all arms' if 1 < len(names) == len(scores) else ' and '.join(names)} for {runs}"
+        for runs, names in alike.items()
+    ]
+    return [f"{what}: {'; '.join(told)}."] if told else []
+
+
+def _runs(lacking: Sequence[Place], folds: int) -> str:
+    """Seeds, each with the folds that it lacks unless it lacks all of them."""
+    told = []
+    for seed in sorted({seed for seed, _ in lacking}):
+        missing = [str(fold) for other, fold in lacking if other == seed]
+        told.append(f"{seed} (fold {' and '.join(missing)})" if len(missing) < folds else str(seed))
+    return f"seed {', '.join(told)}"

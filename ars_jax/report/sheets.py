@@ -70,13 +70,15 @@ class Sheet:
     """One table of an experiment, in one or more parts with the same columns.
 
     Args:
-        key: its name as a file and as a label in LaTeX.
+        key: its name as a file.
         title: its heading.
         header: one sentence or more of what was scored, which stands above the values.
         columns: heads; the first column names the rows.
         parts: the rows.
         note: how to read it, beneath the values.
         facts: columns of the CSV file that are the same in every row: what the header says, for programs.
+        experiment: title of the experiment that it belongs to; stands before the table's own.
+        prefix: what its label in LaTeX starts with, so that a paper can hold the tables of several experiments.
     """
 
     key: str
@@ -86,6 +88,8 @@ class Sheet:
     parts: tuple[Part, ...]
     note: str
     facts: Mapping[str, Value] = field(default_factory=dict)
+    experiment: str = ""
+    prefix: str = ""
 
 
 def word(text: str) -> Cell:
@@ -166,8 +170,16 @@ def write_sheet(sheet: Sheet, out: Path) -> list[Path]:
     Raises:
         UserError: the folder cannot be written.
     """
-    texts = {"md": f"# {sheet.title}\n\n{markdown(sheet, level=2)}", "csv": as_csv(sheet), "tex": latex(sheet)}
+    texts = {
+        "md": f"# {_plain(_full_title(sheet))}\n\n{markdown(sheet, level=2)}",
+        "csv": as_csv(sheet),
+        "tex": latex(sheet),
+    }
     return [write_text(out / f"{sheet.key}.{ending}", text) for ending, text in texts.items()]
+
+
+def _full_title(sheet: Sheet) -> str:
+    return f"{sheet.experiment}: {sheet.title}" if sheet.experiment else sheet.title
 
 
 def write_text(path: Path, text: str) -> Path:
@@ -261,7 +273,8 @@ def latex(sheet: Sheet) -> str:
         booktabs and graphicx; what is wider than the line is made as wide as the line.
     """
     pages = _pages(sheet.parts)
-    labels = [f"tab:{sheet.key}" + (f"-{place}" if place > 1 else "") for place in range(1, len(pages) + 1)]
+    label = "tab:" + re.sub(r"[^A-Za-z0-9.+-]+", "-", f"{sheet.prefix}-{sheet.key}").strip("-")
+    labels = [label + (f"-{place}" if place > 1 else "") for place in range(1, len(pages) + 1)]
     notes = [*[f"Notes: see Table~\\ref{{{labels[-1]}}}." for _ in pages[1:]], _escaped(sheet.note)]
     tables = [_latex_table(sheet, *page) for page in zip(pages, labels, notes, strict=True)]
     return "% Needs \\usepackage{booktabs,graphicx}.\n" + "\n".join(tables)
@@ -282,7 +295,7 @@ def _latex_table(sheet: Sheet, parts: Sequence[Part], label: str, note: str) -> 
     lines = [
         "\\begin{table}",
         "  \\centering",
-        f"  \\caption{{\\textbf{{{_escaped(sheet.title)}.}} {_escaped(sheet.header)}}}",
+        f"  \\caption{{\\textbf{{{_escaped(_full_title(sheet))}.}} {_escaped(sheet.header)}}}",
         f"  \\label{{{label}}}",
         "  \\par\\smallskip",
         "  \\sbox0{%",

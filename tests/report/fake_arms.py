@@ -14,8 +14,9 @@ Scores = Mapping[str, Mapping[str, float]]
 
 
 def made_arm(name: str, objective: str, trials: Sequence[Trial], **settings: Any) -> Arm:
-    """An arm; `loss_grid=4` is the setting `loss.grid`."""
-    return Arm(name, objective, {key.replace("_", ".", 1): value for key, value in settings.items()}, tuple(trials))
+    """An arm whose runs are all finished; `loss_grid=4` is the setting `loss.grid`."""
+    keys = {key.replace("_", ".", 1): value for key, value in settings.items()}
+    return Arm(name, objective, keys, tuple((trial.seed, trial.fold) for trial in trials), tuple(trials))
 
 
 def made_trial(

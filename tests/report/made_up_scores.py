@@ -31,4 +31,4 @@ def made_up(
         seed: tuple(row(str(case), organ, dsc) for organ, values in organs.items() for case, dsc in enumerate(values))
         for seed, organs in seeds.items()
     }
-    return Scores(Arm(name, objective, settings or {}, ()), rows, ())
+    return Scores(Arm(name, objective, settings or {}, (), ()), rows)

@@ -16,14 +16,14 @@ from ars_jax.errors import UserError
 from ars_jax.metrics.table import Row
 from ars_jax.report.comparison import comparison, write_comparison
 from ars_jax.report.results import Results, read_results
-from ars_jax.report.seeds import Setting, over_seeds, scores_of
-from ars_jax.report.sheets import HIGHER, LOWER, NONE, Cell, Sheet, latex
+from ars_jax.report.seeds import Setting, over_seeds, scores_of, volume_differences
+from ars_jax.report.sheets import HIGHER, LOWER, MINUS, NONE, Cell, Sheet, latex
 from tests.report.fake_experiments import CASES, FakeArm, make_experiment
 from tests.report.fake_runs import ORGANS
 from tests.report.made_up_scores import ABSENT, INVENTED, made_up
 from tests.report.test_sheets import nasty_sheet
 
-SETTING = Setting("heads", "test", "best", "monai", 2.0, 4, (0, 1), None)
+SETTING = Setting("Heads, made up", "e", "heads", "test", "best", "monai", 2.0, 4, (0, 1), None)
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ def test_markdown_and_latex_show_the_rounded_numbers_of_the_csv_file(written: Pa
     for line in read_csv(written / f"{key}.csv"):
         for name, value in line.items():
             if name.endswith(("mean", "sd", "median")) and value:
-                digits = 2 if "_mm" in name else 3
+                digits = 2 if "_mm" in name else 1 if "percent" in name else 3
                 for text in shown.values():
                     assert f"{abs(float(value)):.{digits}f}" in text, name
 
@@ -126,7 +126,9 @@ def test_every_file_says_what_was_scored_and_none_says_nan(written: Path, key: s
         assert not re.search(r"\b([Nn]a[Nn]|inf|None)\b", text)
         if ending != "csv":
             assert "4 unseen cases; 3 seeds (0, 1, 2); best checkpoint" in text
-            assert ("convention paper-boundary; surface Dice at 2 mm." in text) == (key == "measures")
+            assert "convention paper-boundary; surface Dice at 2 mm." in text
+            assert "Made-up heads" in text
+    assert f"\\label{{tab:e-{key}}}" in (written / f"{key}.tex").read_text(encoding="utf-8")
 
 
 def test_best_of_each_row_is_bold() -> None:
@@ -187,14 +189,14 @@ def test_a_seed_without_all_folds_is_left_out_and_said(tmp_path: Path) -> None:
     write_comparison(results, tmp_path / "tables")
     text = (tmp_path / "tables" / "organs.md").read_text(encoding="utf-8")
     assert "| B+ARS (1 of 2 seeds) |" in text
-    assert "B+ARS is not finished for seed 1." in text
+    assert "Missing: B+ARS for seed 1 (fold 1)." in text
     pair = [line for line in read_csv(tmp_path / "tables" / "tests.csv") if line["comparison"] == "B+ARS minus B"]
     assert {line["seeds"] for line in pair} == {"1"}
     results = replace(results, arms=tuple(replace(arm, trials=arm.trials[:3]) for arm in results.arms))
     write_comparison(results, tmp_path / "tables")
     text = (tmp_path / "tables" / "organs.md").read_text(encoding="utf-8")
     assert "1 seed (0)" in text
-    assert "B is not finished for seed 1." in text, "a seed that no arm has whole is said, too"
+    assert "Missing: all arms for seed 1 (fold 1)." in text, "a seed that no arm has whole is said, too"
 
 
 def test_an_arm_without_any_run_has_dashes_and_no_test(tmp_path: Path) -> None:
@@ -202,8 +204,8 @@ def test_an_arm_without_any_run_has_dashes_and_no_test(tmp_path: Path) -> None:
     results = read_results(make_experiment(tmp_path / "e", seeds=(0, 1), unfinished=unfinished, epochs=5))
     write_comparison(results, tmp_path / "tables")
     text = (tmp_path / "tables" / "measures.md").read_text(encoding="utf-8")
-    assert f"| B+RS | 0 {f'| {NONE} ' * 8}|" in text
-    assert "B+RS is not finished for seed 0, 1." in text
+    assert f"| B+RS | 0 {f'| {NONE} ' * 9}|" in text
+    assert "Missing: B+RS for seed 0, 1." in text
     comparisons = {line["comparison"] for line in read_csv(tmp_path / "tables" / "tests.csv")}
     assert comparisons == {"B+ARS minus B"}
 
@@ -221,6 +223,78 @@ def test_one_arm_alone_is_not_tested(tmp_path: Path) -> None:
     results = read_results(make_experiment(tmp_path / "e", [FakeArm("B", "baseline", 2.0)], seeds=(0,), epochs=5))
     names = {path.name for path in write_comparison(results, tmp_path / "tables")}
     assert names == {"summary.md", *(f"{key}.{end}" for key in ("organs", "measures") for end in ("md", "csv", "tex"))}
+
+
+def test_tables_that_no_longer_apply_go(results: Results, tmp_path: Path) -> None:
+    write_comparison(results, tmp_path)
+    (tmp_path / "notes.md").touch()
+    written = write_comparison(replace(results, arms=results.arms[:1]), tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in written} | {"notes.md"}
+    assert not (tmp_path / "pairs.md").exists()
+
+
+def test_folds_that_nobody_has_finished_are_said(tmp_path: Path) -> None:
+    folder = make_experiment(tmp_path / "e", seeds=(0, 1), folds=2, epochs=5)
+    for table in folder.glob("runs/*-fold1/evaluation/table.json"):
+        table.unlink()
+    with pytest.raises(UserError, match="no seed whose runs are all scored"):
+        write_comparison(read_results(folder), tmp_path / "tables")
+    assert not (tmp_path / "tables").exists()
+
+
+def test_a_run_that_diverged_is_not_called_missing(results: Results, tmp_path: Path) -> None:
+    last = results.arms[-1]
+    lost = replace(last, trials=last.trials[:2], diverged=((2, None),))
+    write_comparison(replace(results, arms=(*results.arms[:-1], lost)), tmp_path)
+    text = (tmp_path / "organs.md").read_text(encoding="utf-8")
+    assert "Diverged, hence without a result: B+ARS for seed 2." in text
+    assert "Missing" not in text
+
+
+def test_a_single_planned_fold_is_one_fold(tmp_path: Path) -> None:
+    folder = make_experiment(tmp_path / "e", [FakeArm("B", "baseline", 2.0)], seeds=(0,), folds=1, epochs=5)
+    write_comparison(read_results(folder), tmp_path / "tables")
+    assert "; 1 fold; 1 seed (0);" in (tmp_path / "tables" / "organs.md").read_text(encoding="utf-8")
+
+
+def test_the_reference_arm_is_named(written: Path) -> None:
+    for key in ("pairs", "tests"):
+        text = (written / f"{key}.md").read_text(encoding="utf-8")
+        assert "The reference arm is B, the baseline; adaptive arms are compared with regional ones, too." in text
+    others = [made_up(name, {0: {"Liver": [0.5]}}, objective) for name, objective in (("D", "dice"), ("C", "ce"))]
+    assert "The reference arm is D, the first arm, since none is the baseline." in sheets_of(*others)["pairs"].note
+
+
+def test_the_interval_over_seeds_stands_beside_the_differences(results: Results, written: Path) -> None:
+    for line in read_csv(written / "pairs.csv"):
+        low, high = float(line["interval_low"]), float(line["interval_high"])
+        assert low < float(line["difference mean"]) < high
+        assert line["differs"] == ("yes" if low * high > 0 else "unclear")
+    one = [made_up(name, {0: {"Liver": [0.5]}}) for name in "AB"]
+    assert sheets_of(*one)["pairs"].parts[0].rows[0][2] == Cell(NONE, (None, None, None))
+
+
+def test_too_large_and_too_small_volumes_can_be_told_apart() -> None:
+    """Over organs and then seeds; a missed organ and one that nobody drew are left out."""
+
+    def sized(seed: int, volumes: dict[str, list[tuple[float, float, str]]]):
+        return {
+            seed: tuple(
+                replace(row, organ=organ, status=status, volume_prediction_ml=ours, volume_reference_ml=theirs)
+                for organ, pairs in volumes.items()
+                for (ours, theirs, status), row in zip(pairs, template, strict=False)
+            )
+        }
+
+    base = made_up("A", {0: {"Liver": [0.5, 0.5, 0.5]}})
+    template = base.rows[0]
+    first = sized(0, {"Liver": [(15, 10, "ok"), (9, 10, "ok"), (0, 10, "miss")], "Spleen": [(5, 10, "ok")]})
+    second = sized(1, {"Liver": [(10, 10, "ok")], "Spleen": [(3, 0, "false alarm"), (0, 0, "absent")]})
+    found = volume_differences(replace(base, rows=first | second))
+    assert found.mean == pytest.approx(((20 - 50) / 2 + 0) / 2)
+    assert found.sd == pytest.approx(statistics.stdev([-15, 0]))
+    row = sheets_of(replace(base, rows=first | second))["measures"].parts[0].rows[0]
+    assert row[-3].text == f"{MINUS}7.5" and row[-3].spread == "10.6"
 
 
 def test_pairs_are_the_last_rows_of_the_tests(written: Path) -> None:
@@ -289,6 +363,7 @@ def test_unlike_cases_are_said(results: Results, tmp_path: Path) -> None:
         ({"cases": "test"}, {}, "cases"),
         ({"checkpoint": "newest"}, {}, "checkpoint"),
         ({"data": "/elsewhere/other"}, {}, "data"),
+        ({"data": "/elsewhere/unseen set"}, {}, "data"),
         ({}, {"convention": "monai"}, "convention"),
     ],
 )
@@ -306,10 +381,6 @@ def test_unlike_tolerances_are_refused(results: Results, tmp_path: Path) -> None
     changed = change_rows(results, "B", 0, lambda row: replace(row, tolerance_mm=3.0))
     with pytest.raises(UserError, match="tolerance_mm: found"):
         write_comparison(changed, tmp_path / "tables")
-
-
-def test_the_same_data_at_another_place_is_the_same_data(results: Results, tmp_path: Path) -> None:
-    write_comparison(change_about(results, {"data": "/moved/unseen set"}), tmp_path)
 
 
 def test_an_experiment_without_a_scored_run_is_refused(tmp_path: Path) -> None:

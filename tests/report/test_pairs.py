@@ -6,8 +6,17 @@ import numpy as np
 import pytest
 
 from ars_jax.metrics.significance import holm, wilcoxon
-from ars_jax.report.pairs import Difference, Pair, compare, compare_all, exceeds_spread, least_corrected
-from ars_jax.report.seed_curves import MEAN
+from ars_jax.report.pairs import (
+    CASE_MEAN,
+    Difference,
+    Pair,
+    compare,
+    compare_all,
+    differs,
+    least_corrected,
+    reference_of,
+    seed_interval,
+)
 from tests.report.made_up_scores import ABSENT, INVENTED, made_up
 
 
@@ -37,7 +46,7 @@ def test_cases_are_tested_by_their_mean_difference_over_seeds() -> None:
         assert found.better == (by_seed.mean(axis=1) > 0).sum()
     corrected = [difference.corrected for difference in pair.differences]
     assert corrected == holm([difference.test.p or 0 for difference in pair.differences])
-    assert [difference.organ for difference in pair.differences] == ["Liver", "Spleen", MEAN]
+    assert [difference.organ for difference in pair.differences] == ["Liver", "Spleen", CASE_MEAN]
 
 
 def test_exchanging_the_arms_turns_only_the_sign() -> None:
@@ -69,7 +78,7 @@ def test_a_missed_organ_counts_as_nothing_and_an_absent_one_not_at_all() -> None
     assert of(pair, "Spleen").test.n == 2
     assert of(pair, "Spleen").seeds.mean == pytest.approx((-0.5 + 0.1) / 2)
     means = [(0.8 + 0.0) / 2 - 0.6, (0.8 + 0.6) / 2 - 0.6, 0.8 - 0.7]
-    assert of(pair, MEAN).seeds.mean == pytest.approx(statistics.mean(means))
+    assert of(pair, CASE_MEAN).seeds.mean == pytest.approx(statistics.mean(means))
 
 
 def test_an_organ_that_no_case_has_is_no_test_of_the_family() -> None:
@@ -85,17 +94,36 @@ def test_equal_arms_differ_nowhere() -> None:
     one = random_scores("one", 1)
     for difference in compare(one, one).differences:
         assert (difference.seeds.mean, difference.better, difference.test.p, difference.corrected) == (0, 0, 1, 1)
-        assert exceeds_spread(difference) is False
+        assert differs(difference) is False
 
 
-def test_a_difference_exceeds_the_spread_between_seeds_or_not() -> None:
+STUDENT_95 = {2: 12.706, 3: 4.303, 5: 2.776}
+"""Number of seeds to the table value of t with one degree of freedom less, 2.5 % above it."""
+
+
+@pytest.mark.parametrize("seeds", STUDENT_95)
+def test_the_interval_over_seeds_is_that_of_the_printed_tables_of_t(seeds: int) -> None:
+    liver = [0.6, 0.7, 0.55, 0.8, 0.65][:seeds]
+    one = made_up("one", {seed: {"Liver": [dsc]} for seed, dsc in enumerate(liver)})
+    other = made_up("other", {seed: {"Liver": [0.5]} for seed in range(seeds)})
+    half = STUDENT_95[seeds] * statistics.stdev(liver) / seeds**0.5
+    middle = statistics.mean(liver) - 0.5
+    interval = seed_interval(of(compare(one, other), "Liver"))
+    assert interval == pytest.approx((middle - half, middle + half), rel=1e-3)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_arms_differ_where_seeds_agree_better_than_chance_makes_them(sign: int) -> None:
+    """A mean above the spread is no more than chance with three seeds; a steadily worse arm differs as a better one."""
     other = made_up("other", {s: {"Liver": [0.5]} for s in range(3)})
-    steady = made_up("steady", {s: {"Liver": [0.6 + 0.01 * s]} for s in range(3)})
-    shaky = made_up("shaky", {s: {"Liver": [0.6 + 0.2 * (s - 1)]} for s in range(3)})
-    assert exceeds_spread(of(compare(steady, other), "Liver")) is True
-    assert exceeds_spread(of(compare(shaky, other), "Liver")) is False
+    arms = {
+        name: made_up(name, {s: {"Liver": [0.5 + sign * (0.1 + step * (s - 1))]} for s in range(3)})
+        for name, step in (("steady", 0.01), ("shaky", 0.09))
+    }
+    assert differs(of(compare(arms["steady"], other), "Liver")) is True
+    assert differs(of(compare(arms["shaky"], other), "Liver")) is False
     single = made_up("single", {0: {"Liver": [0.6]}})
-    assert exceeds_spread(of(compare(single, other), "Liver")) is None
+    assert differs(of(compare(single, other), "Liver")) is None
 
 
 def test_the_least_corrected_p_is_that_of_differences_of_one_sign() -> None:
@@ -119,6 +147,8 @@ def test_every_arm_meets_the_baseline_and_the_adaptive_arm_the_regional_one() ->
 
 
 def test_without_a_baseline_the_first_arm_is_the_reference() -> None:
+    assert reference_of([arm("D", "dice"), arm("B", "baseline")]).arm.name == "B"
+    assert reference_of([arm("D", "dice"), arm("C", "cross_entropy")]).arm.name == "D"
     assert names([arm("RS", "baseline+rs"), arm("ARS", "baseline+ars")]) == [("ARS", "RS")]
     assert names([arm("D", "dice"), arm("C", "cross_entropy")]) == [("C", "D")]
     assert names([arm("B", "baseline")]) == []

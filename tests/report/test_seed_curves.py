@@ -1,9 +1,6 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-from ars_jax.report.results import Results
 from ars_jax.report.seed_curves import (
     MEAN,
     common_name,
@@ -13,19 +10,10 @@ from ars_jax.report.seed_curves import (
     mean_case_dsc,
     median_trial,
     validation_curve,
-    whole_seeds,
 )
 from tests.report.fake_arms import made_arm, made_trial
 
 ONE = {"a": {"liver": 0.5, "spleen": 0.7}}
-
-
-def test_seeds_that_lack_a_fold_are_left_out() -> None:
-    whole = made_arm("B", "baseline", [made_trial(0, ONE, fold) for fold in (0, 1)])
-    young = made_arm("D", "dice", [made_trial(0, ONE, 0), *(made_trial(1, ONE, fold) for fold in (0, 1))])
-    kept = whole_seeds(Results("", Path(), (whole, young)))
-    assert kept[0] == whole
-    assert [(trial.seed, trial.fold) for trial in kept[1].trials] == [(1, 0), (1, 1)]
 
 
 def test_cases_of_all_folds_weigh_the_same() -> None:

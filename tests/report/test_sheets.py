@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+from dataclasses import replace
 
 from ars_jax.metrics.table import Statistic
 from ars_jax.report.sheets import (
@@ -71,6 +72,13 @@ def test_parts_that_do_not_fit_on_a_page_go_on_the_next_and_the_notes_stand_on_t
     assert re.findall(r"\\label\{(.*?)\}", text) == ["tab:nasty", "tab:nasty-2", "tab:nasty-3"]
     assert text.count("see Table~\\ref{tab:nasty-3}") == 2
     assert text.count("multicolumn") == 5
+
+
+def test_labels_and_captions_tell_experiments_apart() -> None:
+    sheet = replace(nasty_sheet(), experiment="Heads & necks", prefix="my_heads (ä) 2")
+    text = latex(sheet)
+    assert "\\label{tab:my-heads-2-nasty}" in text
+    assert "\\caption{\\textbf{Heads \\& necks: " in text
 
 
 def test_heads_of_several_lines_are_stacked_in_latex_only() -> None:
