@@ -307,6 +307,6 @@ def test_words_that_stand_in_two_rooms_agree() -> None:
     """The configuration repeats some, so that help need not load what they belong to."""
     assert get_args(Convention) == tuple(surface.CONVENTIONS)
     assert TOLERANCE_MM == surface.TOLERANCE_MM
-    assert set(get_args(Layout)) == {"auto", *finders._FINDERS}
+    assert set(get_args(Layout)) == {"auto", *finders.LAYOUTS}
     demo = preset("demo", ["--data.root=a", "--run.dir=b"])
     assert demo.data.pairs == PHANTOM_PAIRS

@@ -19,11 +19,13 @@ class Export:
         image: the folder of the image series.
         label: a label map in another format.
         structures: a structure set (RTSTRUCT).
+        fault: why the files are not known for certain; `image` and `structures` are then the first of those there are.
     """
 
     image: Path | None
     label: Path | None
     structures: Path | None
+    fault: UserError | None = None
 
 
 def find_export(folder: Path) -> Export:
@@ -36,10 +38,11 @@ def find_export(folder: Path) -> Export:
         folder: the case's folder.
 
     Returns:
-        What is there.
+        What is there; with a fault if there are several label maps or structure sets, both kinds, or several series and
+        no way to tell which.
 
     Raises:
-        UserError: several label maps or structure sets, both kinds, or several series and no way to tell which.
+        UserError: several series on which nothing was drawn.
     """
     series: list[Path] = []
     structures: list[Path] = []
@@ -51,11 +54,16 @@ def find_export(folder: Path) -> Export:
         structures += [file for file, kind in kinds.items() if kind == STRUCTURE_SET]
         labels += [file for file in files if file.name.lower().endswith(READABLE)]
     drawn = labels + structures
-    if len(drawn) > 1:
-        found = f"{len(labels)} label maps and {len(structures)} structure sets: {_listed(folder, drawn)}"
-        raise UserError(folder, found=found, wanted="one of either", fix="keep the one to learn from")
-    if len(series) > 1:
-        series = [_referenced(folder, series, structures)]
+    try:
+        if len(drawn) > 1:
+            found = f"{len(labels)} label maps and {len(structures)} structure sets: {_listed(folder, drawn)}"
+            raise UserError(folder, found=found, wanted="one of either", fix="keep the one to learn from")
+        if len(series) > 1:
+            series = [_referenced(folder, series, structures)]
+    except UserError as fault:
+        if not drawn:
+            raise
+        return Export(next(iter(series), None), None, drawn[0], fault)
     image, label, structure = (next(iter(paths), None) for paths in (series, labels, structures))
     return Export(image, label, structure)
 

@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ars_jax.data.cases import Case
 from ars_jax.data.dicom import find_export, has_series
@@ -26,7 +26,7 @@ def find_cases(root: Path, layout: str) -> tuple[str, Found]:
 
     Args:
         root: an existing folder.
-        layout: one of `LOOKS`, or "auto".
+        layout: one of `LAYOUTS`, or "auto".
 
     Returns:
         The layout's name, and what was found.
@@ -35,23 +35,23 @@ def find_cases(root: Path, layout: str) -> tuple[str, Found]:
         UserError: not recognised, no cases, two files for one case, or unreadable JSON.
     """
     layout = _recognise(root, layout)
-    found = _FINDERS[layout](root)
+    found = LAYOUTS[layout].find(root)
     if not found[0]:
-        raise UserError(root, found="no image", wanted=f"{layout}: {LOOKS[layout]}", fix="check the folder")
+        raise UserError(root, found="no image", wanted=f"{layout}: {LAYOUTS[layout].look}", fix="check the folder")
     return layout, found
 
 
 def _recognise(root: Path, layout: str) -> str:
-    if layout in _FINDERS:
-        if not _SIGNS[layout](root):
-            raise UserError(root, found="something else", wanted=f"{layout}: {LOOKS[layout]}", fix="check the layout")
+    if known := LAYOUTS.get(layout):
+        if not known.sign(root):
+            raise UserError(root, found="something else", wanted=f"{layout}: {known.look}", fix="check the layout")
         return layout
     if layout != "auto":
-        raise UserError("layout", found=layout, wanted=f"auto, {', '.join(_FINDERS)}", fix="choose one of these")
-    for name, sign in _SIGNS.items():
-        if sign(root):
+        raise UserError("layout", found=layout, wanted=f"auto, {', '.join(LAYOUTS)}", fix="choose one of these")
+    for name, known in LAYOUTS.items():
+        if known.sign(root):
             return name
-    looked = "; ".join(f"{name}: {look}" for name, look in LOOKS.items())
+    looked = "; ".join(f"{name}: {known.look}" for name, known in LAYOUTS.items())
     raise UserError(root, found="no known layout", wanted=looked, fix="check the path or arrange the files so")
 
 
@@ -162,7 +162,8 @@ def _find_dicom(root: Path) -> Found:
             orphans += [path for path in (export.label, export.structures) if path]
             continue
         contours = names if export.structures else {}
-        cases.append(Case(folder.name, export.image, export.label, structures=export.structures, contours=contours))
+        drawn = {"label": export.label, "structures": export.structures, "fault": export.fault}
+        cases.append(Case(folder.name, export.image, contours=contours, **drawn))
     return cases, _table(root / "labels.json"), orphans
 
 
@@ -180,31 +181,45 @@ def _table(path: Path) -> dict[str, int]:
     return checked_labels(path, read_json(path)) if os.path.lexists(path) else {}
 
 
-_FINDERS: dict[str, Callable[[Path], Found]] = {
-    "msd": _find_msd,
-    "folders": _find_folders,
-    "btcv": _find_btcv,
-    "lits": _find_lits,
-    "pddca": _find_pddca,
-    "dicom": _find_dicom,
+class Layout(NamedTuple):
+    """A way to arrange a data set.
+
+    Attributes:
+        look: what it looks like, for messages.
+        sign: whether a folder looks like it.
+        find: finds the cases of such a folder.
+    """
+
+    look: str
+    sign: Callable[[Path], bool]
+    find: Callable[[Path], Found]
+
+
+LAYOUTS = {
+    "msd": Layout(
+        "dataset.json with imagesTr/ and labelsTr/",
+        lambda root: os.path.isfile(root / "dataset.json") and os.path.isdir(root / "imagesTr"),
+        _find_msd,
+    ),
+    "folders": Layout("images/ and labels/", lambda root: os.path.isdir(root / "images"), _find_folders),
+    "btcv": Layout("img/ and label/", lambda root: os.path.isdir(root / "img"), _find_btcv),
+    "lits": Layout(
+        "volume-N.nii and segmentation-N.nii",
+        lambda root: any(kind == "volume" for _, kind, _ in _lits_files(root)),
+        _find_lits,
+    ),
+    "pddca": Layout(
+        "CASE/img.nrrd and CASE/structures/ORGAN.nrrd, or CASE/ct.nii.gz and CASE/segmentations/ORGAN.nii.gz",
+        lambda root: any(_pddca_image(folder) for folder in _pddca_folders(root)),
+        _find_pddca,
+    ),
+    "dicom": Layout(
+        "CASE/ with a DICOM series and a label map or an RTSTRUCT",
+        lambda root: any(has_series(folder) for folder in _entries(root) if os.path.isdir(folder)),
+        _find_dicom,
+    ),
 }
-_SIGNS: dict[str, Callable[[Path], bool]] = {
-    "msd": lambda root: os.path.isfile(root / "dataset.json") and os.path.isdir(root / "imagesTr"),
-    "folders": lambda root: os.path.isdir(root / "images"),
-    "btcv": lambda root: os.path.isdir(root / "img"),
-    "lits": lambda root: any(kind == "volume" for _, kind, _ in _lits_files(root)),
-    "pddca": lambda root: any(_pddca_image(folder) for folder in _pddca_folders(root)),
-    "dicom": lambda root: any(has_series(folder) for folder in _entries(root) if os.path.isdir(folder)),
-}
-LOOKS = {
-    "msd": "dataset.json with imagesTr/ and labelsTr/",
-    "folders": "images/ and labels/",
-    "btcv": "img/ and label/",
-    "lits": "volume-N.nii and segmentation-N.nii",
-    "pddca": "CASE/img.nrrd and CASE/structures/ORGAN.nrrd",
-    "dicom": "CASE/ with a DICOM series and a label map or an RTSTRUCT",
-}
-"""The layouts by name, with what they look like."""
+"""The layouts by name, in the order in which they are looked for."""
 
 
 def _entries(folder: Path) -> list[Path]:

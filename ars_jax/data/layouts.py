@@ -110,9 +110,11 @@ def read_label(case: Case, labels: Mapping[str, int], geometry: Geometry) -> Vol
         overlap, the later organ of `labels` wins.
 
     Raises:
-        UserError: no label, an unreadable file, an unknown or broken value, a mask on another grid, or what
-            `rtstruct.read_structures` raises.
+        UserError: the case's fault, no label, an unreadable file, an unknown or broken value, a mask on another grid,
+            or what `rtstruct.read_structures` raises.
     """
+    if case.fault is not None:
+        raise case.fault
     if case.structures is not None:
         names = {organ: case.contours.get(organ, (organ,)) for organ in labels}
         array = read_structures(case.structures, names, geometry, image=case.image, unlabelled=case.unlabelled)
@@ -146,16 +148,15 @@ def _organs(cases: Iterable[Case]) -> list[str]:
 def _choose(root: Path, cases: list[Case], table: dict[str, int], labels: Mapping[str, int] | None) -> dict[str, int]:
     """The organs to use: those asked for, which have to exist, or all."""
     organs = _organs(cases)
-    maps = any(case.label for case in cases)
-    structures = next((case.structures for case in cases if case.structures), None)
     if labels is None:
         if table:
             return table
-        if maps or not organs:
-            raise _nameless(root, None if maps else structures)
+        if not organs or any(case.label for case in cases):
+            raise _nameless(root, cases)
         return {organ: value for value, organ in enumerate(organs, start=1)}
     chosen = checked_labels("labels", labels)
-    if table or not (maps or structures):  # which contours are there is only known when they are read
+    hidden = any(case.label or case.structures for case in cases)  # only known when they are read
+    if table or (organs and not hidden):
         known = table or dict.fromkeys(organs)
         for organ, value in chosen.items():
             if organ not in known:
@@ -165,14 +166,31 @@ def _choose(root: Path, cases: list[Case], table: dict[str, int], labels: Mappin
     return chosen
 
 
-def _nameless(root: Path, structures: Path | None) -> UserError:
-    if structures is None:
+def _nameless(root: Path, cases: list[Case]) -> UserError:
+    """Why the organs of label maps, of structure sets or of nothing are not known."""
+    if any(case.label for case in cases):
         wanted = 'labels in the configuration, or labels.json with {"Organ": value}'
         return UserError(root, found="label maps without organ names", wanted=wanted, fix="name the organs")
-    names = ", ".join(contour_names(structures))
-    found = f"structure sets without a list of the organs to use; {structures.name} has {names}"
+    if not any(case.labelled for case in cases):
+        found, fix = f"{len(cases)} images and no label at all", "add them; with labels given, images are checked alone"
+        return UserError(root, found=found, wanted="label maps, masks or structure sets", fix=fix)
+    found = f"structure sets without a list of the organs to use; {_contours_of_one(cases)}"
     wanted = 'labels in the configuration, or contours.json with {"Organ": ["name", ...]}'
     return UserError(root, found=found, wanted=wanted, fix="name the organs")
+
+
+def _contours_of_one(cases: list[Case]) -> str:
+    """The names of the contours in the first structure set that can be read; raises why none can."""
+    faults: list[UserError] = []
+    for case in cases:
+        try:
+            if case.fault is not None:
+                raise case.fault
+            if case.structures is not None:
+                return f"{case.structures.name} has {', '.join(contour_names(case.structures))}"
+        except UserError as fault:
+            faults.append(fault)
+    raise faults[0]
 
 
 def _is_names(value: Any) -> bool:

@@ -147,6 +147,8 @@ def prepare_dataset(
         raise UserError("labels", found=tuple(labels), wanted=plan.labels, fix="use the plan of this data set")
 
     def prepare(case: Case) -> Prepared:
+        if case.fault is not None:  # which one that was prepared before, from one of its files, may not hide
+            raise case.fault
         source = fingerprint(case, labels, plan)
         path = cache_path(cache, case, source.key)
         if not is_intact(path):

@@ -1,4 +1,5 @@
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -6,13 +7,15 @@ import numpy as np
 import pytest
 
 from ars_jax.data.cases import Case
+from ars_jax.data.check import examine_dataset
 from ars_jax.data.dicom import Export, find_export
 from ars_jax.data.layouts import find_dataset, read_label
+from ars_jax.data.prepare import prepare_dataset
 from ars_jax.data.streams import STRUCTURE_SET, dicom_kind
 from ars_jax.data.volumes import mismatches, read_volume, write_volume
 from ars_jax.errors import UserError
 from tests.data.dicom_files import FRAME, SERIES, box_contours, write_dose, write_series, write_structures
-from tests.data.synthetic import LABELS, ORIENTATIONS, ct, grid
+from tests.data.synthetic import LABELS, ORIENTATIONS, PLAN, ct, grid
 from tests.realdata import real_data
 
 IMAGE, LABEL = ct(grid())
@@ -79,23 +82,62 @@ def test_the_series_that_the_structure_set_refers_to_is_taken(tmp_path: Path):
     write_series(folder / "scout", IMAGE, series="1.2.3")
     assert find_export(folder).image == folder / "2031-05-04 planning" / "2.000 head" / "files"
     write_series(folder / "again", IMAGE, series=SERIES)
-    with pytest.raises(UserError, match=r"case: found 3 image series: .*files, again, scout; wanted one"):
-        find_export(folder)
+    assert re.search(r"case: found 3 image series: .*files, again, scout; wanted one", str(find_export(folder).fault))
 
 
 def test_one_of_several_series_cannot_be_chosen_for_a_label_map(tmp_path: Path):
     for name in ("a", "b"):
         write_series(tmp_path / name, IMAGE)
-    write_volume(tmp_path / "label.nii", LABEL)
     with pytest.raises(UserError, match=r"found 2 image series: a, b; wanted one"):
         find_export(tmp_path)
+    write_volume(tmp_path / "label.nii", LABEL)
+    assert "found 2 image series: a, b; wanted one" in str(find_export(tmp_path).fault)
 
 
-def test_several_labels_are_an_error(tmp_path: Path):
-    flat(tmp_path)
-    write_volume(tmp_path / "label.nrrd", LABEL)
-    with pytest.raises(UserError, match=r"found 1 label maps and 1 structure sets: label.nrrd, RS.1.dcm; wanted one"):
-        find_export(tmp_path)
+SEVERAL = {
+    "structure sets": (lambda folder: write_structures(folder / "RS.2.dcm", CONTOURS), "0 label maps and 2 structure"),
+    "a label map too": (lambda folder: write_volume(folder / "l.nrrd", LABEL), "1 label maps and 1 structure sets"),
+    "series": (lambda folder: write_series(folder / "b", IMAGE), "2 image series: ., b"),
+}
+
+
+@pytest.mark.parametrize("kind", SEVERAL)
+def test_a_case_of_several_labels_or_series_is_listed_by_the_check_and_stops_a_training(tmp_path: Path, kind: str):
+    """The check goes on to the other cases."""
+    add, words = SEVERAL[kind]
+    for name in ("a", "b", "c"):
+        flat(tmp_path / name)
+    add(tmp_path / "b")
+    dataset = find_dataset(tmp_path, labels=LABELS)
+    assert [case.labelled for case in dataset.cases] == [True] * 3
+    examination = examine_dataset(dataset)
+    errors = [fault for fault in examination.faults if fault.case == "b" and fault.severity == "error"]
+    assert any(words in fault.found for fault in errors)
+    assert all(survey.organs for survey in examination.cases if survey.case != "b")
+    with pytest.raises(UserError, match=f"b: found {words}"):
+        prepare_dataset(dataset.cases, LABELS, PLAN, tmp_path / "cache")
+    with pytest.raises(UserError, match=f"b: found {words}"):
+        read_label(dataset.cases[1], LABELS, IMAGE.geometry)
+
+
+def test_two_label_maps_are_a_fault_too(tmp_path: Path):
+    write_series(tmp_path / "case", IMAGE)
+    for name in ("l.nii", "m.nii"):
+        write_volume(tmp_path / "case" / name, LABEL)
+    faults = examine_dataset(find_dataset(tmp_path, labels=LABELS)).faults
+    assert [fault.found for fault in faults] == ["2 label maps and 0 structure sets: l.nii, m.nii"]
+
+
+def test_a_structure_set_that_ends_early_does_not_hide_the_names_in_others(tmp_path: Path):
+    paths = [flat(tmp_path / name) / "RS.1.dcm" for name in ("a", "b")]
+    paths[0].write_bytes(paths[0].read_bytes()[:-200])
+    with pytest.raises(UserError, match=r"RS.1.dcm has Ball_L, Ball_R; wanted labels in the configuration"):
+        find_dataset(tmp_path)
+    faults = examine_dataset(find_dataset(tmp_path, labels=LABELS)).faults
+    assert {fault.case for fault in faults if fault.severity == "error"} == {"a"}
+    paths[1].write_bytes(paths[1].read_bytes()[:-200])
+    with pytest.raises(UserError, match=r"a/RS.1.dcm: found no whole DICOM file"):
+        find_dataset(tmp_path)
 
 
 def test_a_folder_without_dicom_has_no_case(tmp_path: Path):

@@ -124,6 +124,15 @@ def test_folders_of_label_maps_need_organ_names(tmp_path: Path):
     assert find_dataset(tmp_path, labels={"Heart": 2}).labels == {"Heart": 2}
 
 
+@pytest.mark.parametrize("image", ["images/a.nii", "c1/img.nrrd"])
+def test_a_set_without_any_label_says_so_and_can_be_checked(tmp_path: Path, image: str):
+    touch(tmp_path, image)
+    with pytest.raises(UserError, match=r"found 1 images and no label at all; wanted label maps, masks or structure"):
+        find_dataset(tmp_path)
+    dataset = find_dataset(tmp_path, labels={"Heart": 2})
+    assert (dataset.labels, [case.labelled for case in dataset.cases]) == ({"Heart": 2}, [False])
+
+
 def test_btcv_pairs_by_number(tmp_path: Path):
     touch(tmp_path, "img/img0002.nii.gz", "img/img0010.nii.gz", "label/label0002.nii.gz", "label/label0003.nii.gz")
     dataset = find_dataset(tmp_path, labels={"Liver": 6, "Spleen": 1})
