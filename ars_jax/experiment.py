@@ -14,14 +14,12 @@ from ars_jax.matrix import ExperimentConfig, TrialPlan, plan_trials
 from ars_jax.metrics.table import summarise
 from ars_jax.report.comparison import write_comparison
 from ars_jax.report.experiments import check_figures, draw_experiment
-from ars_jax.report.results import INDEX, read_results
+from ars_jax.report.results import DIVERGED, INDEX, has_whole_seed, read_results
 from ars_jax.report.runs import read_evaluation, read_metrics
 from ars_jax.report.tables import NONE
 from ars_jax.score import score_run
 from ars_jax.train.inputs import find_cases, scored_role
 from ars_jax.train.loop import check_regions, check_same_config, train
-
-DIVERGED = "diverged.json"
 
 
 def run_experiment(config: Config, experiment: ExperimentConfig, console: Console | None = None) -> list[str]:
@@ -57,12 +55,7 @@ def run_experiment(config: Config, experiment: ExperimentConfig, console: Consol
         if reason:
             console.print(reason, soft_wrap=True)
             missing.append(f"{trial.name}: {reason}")
-    try:
-        _compare(config.run.dir)
-    except UserError as error:
-        if not missing:
-            raise
-        console.print(f"nothing to compare yet: {error}", soft_wrap=True)
+    _compare(config.run.dir)
     return missing
 
 
@@ -80,8 +73,10 @@ def _check(trials: tuple[TrialPlan, ...]) -> None:
 
 
 def _compare(folder: Path) -> None:
-    """Writes tables and figures of the runs that are scored."""
+    """Writes tables and figures of the seeds whose runs are scored, if there are any yet."""
     results = read_results(folder)
+    if not has_whole_seed(results):
+        return
     try:
         draw_experiment(results, folder / "figures")
     finally:  # the tables link the figures, and need neither matplotlib nor the images
@@ -145,6 +140,9 @@ def _write_index(folder: Path, experiment: ExperimentConfig, trials: tuple[Trial
         known = arms.setdefault(arm.name, new)["trials"]
         if entry not in known:
             known.append(entry)
+    if len({entry["fold"] is None for arm in arms.values() for entry in arm["trials"]}) > 1:
+        fix = "choose another run.dir for this one"
+        raise UserError(path, found="runs with and without folds", wanted="one way of splitting", fix=fix)
     write_json(path, {"title": experiment.title or folder.name, "arms": list(arms.values())})
 
 

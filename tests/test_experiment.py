@@ -144,6 +144,15 @@ def test_more_seeds_and_objectives_join_those_that_are_there(config: Config, tra
     assert found == {"B": [0, 1, 2], "B+ARS": [0, 1], "D": [1, 2]}
 
 
+def test_folds_do_not_join_runs_without_folds(config: Config, trained: list[str]) -> None:
+    experiment.run_experiment(config, TWO)
+    before = files_of(config.run.dir)
+    folded = replace(config, data=replace(config.data, folds=2))
+    with pytest.raises(UserError, match="with and without folds"):
+        experiment.run_experiment(folded, TWO)
+    assert files_of(config.run.dir) == before
+
+
 @pytest.fixture
 def scored(config: Config, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Stands in for predicting: writes a table of what was asked for, and tells what that was."""
