@@ -20,8 +20,8 @@ class Case:
         contours: gives the names that an organ's contours may carry in it, in the order of the data set's labels.
         unlabelled: organs that were not drawn on this image, as the data set's `unlabelled.json` says.
         others: values of the label map that the data set knows but that were not chosen; they are background.
-        fault: why it is not known which files are the case's. What was drawn then stands as `structures`, whatever it
-            is, and reading it raises the fault: a check can name it beside others, a training stops.
+        fault: why it is not known which files are the case's. One of those in question then stands as `structures`,
+            and reading it raises the fault: a check can name it beside others, a training stops.
     """
 
     name: str

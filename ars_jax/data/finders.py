@@ -1,5 +1,6 @@
 """Where the files of a case lie: one finder per layout, which reads names and JSON files and no volumes."""
 
+import dataclasses
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -100,13 +101,15 @@ def _find_btcv(root: Path) -> Found:
 
 def _find_lits(root: Path) -> Found:
     found: dict[str, dict[str, Path]] = {"volume": {}, "segmentation": {}}
+    faults: dict[str, UserError] = {}
     for path, kind, number in _lits_files(root):
-        if number in found[kind]:
-            raise UserError(path, found=f"also {found[kind][number]}", wanted="one file per case", fix="remove one")
-        found[kind][number] = path
+        first = found[kind].setdefault(number, path)
+        if first != path:
+            faults[f"volume-{number}"] = _second(path, first)
     images = {f"volume-{number}": path for number, path in found["volume"].items()}
     labels = {f"volume-{number}": path for number, path in found["segmentation"].items()}
-    return _paired(images, labels), dict(LITS_LABELS), _orphans(images, labels)
+    cases = [_with_fault(case, faults.get(case.name)) for case in _paired(images, labels)]
+    return cases, dict(LITS_LABELS), _orphans(images, labels)
 
 
 def _lits_files(root: Path) -> Iterator[tuple[Path, str, str]]:
@@ -123,13 +126,14 @@ def _find_pddca(root: Path) -> Found:
     orphans = []
     for folder in _pddca_folders(root):
         masks = next((found for name in _PDDCA_MASKS if (found := _volumes(folder / name))), {})
-        image = _pddca_image(folder)
-        if image is None:
+        images = _pddca_images(folder)
+        if not images:
             orphans += [next(iter(masks.values())).parent] if masks else []
         elif folder.name in cases:
             raise UserError(folder, found=f"also {cases[folder.name].image.parent}", wanted="one", fix="remove one")
         else:
-            cases[folder.name] = Case(folder.name, image, masks=masks)
+            fault = _second(images[1], images[0]) if len(images) > 1 else None
+            cases[folder.name] = _with_fault(Case(folder.name, images[0], masks=masks), fault)
     return list(cases.values()), {}, orphans
 
 
@@ -137,20 +141,18 @@ def _pddca_folders(root: Path) -> Iterator[Path]:
     """The cases' folders: those of the root, and of folders such as part1 that hold nothing but cases."""
     for folder in filter(os.path.isdir, _entries(root)):
         inner = [] if folder.is_symlink() else [entry for entry in _entries(folder) if os.path.isdir(entry)]
-        if _pddca_image(folder) is None and any(_pddca_image(entry) for entry in inner if not entry.is_symlink()):
+        if not _pddca_images(folder) and any(_pddca_images(entry) for entry in inner if not entry.is_symlink()):
             yield from inner
         else:
             yield folder
 
 
-def _pddca_image(folder: Path) -> Path | None:
+def _pddca_images(folder: Path) -> list[Path]:
+    """The image of a case's folder; none if it is no such folder, several if it is not known which."""
     for name, endings in _PDDCA_IMAGES.items():
-        there = [path for path in (folder / f"{name}{end}" for end in endings) if os.path.exists(path)]
-        if len(there) > 1:
-            raise UserError(there[1], found=f"also {there[0].name}", wanted="one file per case", fix="remove one")
-        if there:
-            return there[0]
-    return None
+        if there := [path for path in (folder / f"{name}{end}" for end in endings) if os.path.exists(path)]:
+            return there
+    return []
 
 
 def _find_dicom(root: Path) -> Found:
@@ -162,8 +164,16 @@ def _find_dicom(root: Path) -> Found:
             orphans += [path for path in (export.label, export.structures) if path]
             continue
         contours = names if export.structures else {}
-        drawn = {"label": export.label, "structures": export.structures, "fault": export.fault}
-        cases.append(Case(folder.name, export.image, contours=contours, **drawn))
+        cases.append(
+            Case(
+                folder.name,
+                export.image,
+                export.label,
+                structures=export.structures,
+                contours=contours,
+                fault=export.fault,
+            )
+        )
     return cases, _table(root / "labels.json"), orphans
 
 
@@ -210,7 +220,7 @@ LAYOUTS = {
     ),
     "pddca": Layout(
         "CASE/img.nrrd and CASE/structures/ORGAN.nrrd, or CASE/ct.nii.gz and CASE/segmentations/ORGAN.nii.gz",
-        lambda root: any(_pddca_image(folder) for folder in _pddca_folders(root)),
+        lambda root: any(_pddca_images(folder) for folder in _pddca_folders(root)),
         _find_pddca,
     ),
     "dicom": Layout(
@@ -230,6 +240,17 @@ def _entries(folder: Path) -> list[Path]:
         return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     except OSError as error:
         raise UserError(folder, found=error.strerror, wanted="a readable folder", fix="check your rights") from error
+
+
+def _second(path: Path, first: Path) -> UserError:
+    return UserError(path, found=f"also {first}", wanted="one file per case", fix="remove one")
+
+
+def _with_fault(case: Case, fault: UserError | None) -> Case:
+    """A case whose label cannot be read for its fault, if it has one: see `Case.fault`."""
+    if fault is None:
+        return case
+    return dataclasses.replace(case, label=None, masks={}, structures=Path(fault.thing), fault=fault)
 
 
 def _volumes(folder: Path, *, folders: bool = False) -> dict[str, Path]:
