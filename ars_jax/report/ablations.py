@@ -81,7 +81,7 @@ def division_figures(arms: Sequence[Arm]) -> dict[str, Figure]:
         panel.set_ylim(low - spare, high + spare)
 
     reference = _level(arms, (0, len(names) - 1))
-    figures = band_figures(curves, reference, scale, ("division coefficient DC", scored_cases(arms)))
+    figures = band_figures(curves, reference, scale, ("division coefficient DC, not to scale", scored_cases(arms)))
     return {f"division_curve{ending}": figure for ending, figure in figures.items()}
 
 

@@ -199,7 +199,8 @@ def _draw_band(
     if np.isfinite(sd).any():
         panel.fill_between(positions, mean - sd, mean + sd, color=colour, alpha=0.15, linewidth=0)
     marks = {"marker": "o", "markersize": 3, "markeredgecolor": "white", "markeredgewidth": 0.5}
-    marked = len(positions) <= MOST_MARKS and dashes != REFERENCE_DASHES
+    # A single point would not be seen as a line.
+    marked = len(positions) == 1 or (len(positions) <= MOST_MARKS and dashes != REFERENCE_DASHES)
     (line,) = panel.plot(positions, mean, color=colour, linewidth=1.3, label=name, **(marks if marked else {}))
     if dashes:
         line.set_dashes(dashes)

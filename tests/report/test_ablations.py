@@ -70,6 +70,19 @@ def test_one_seed_has_no_band_and_a_lone_organ_no_panel_of_its_own() -> None:
     assert titles(figure) == [MEAN]
 
 
+def test_a_single_validation_is_a_mark_for_the_reference_too() -> None:
+    once = [
+        made_arm(f"{name} {grid}", name, [made_trial(0, {"a": {"liver": 0.5}}, validation={1: {"liver": 0.5}})])
+        for name, count in (("baseline", 1), ("baseline+rs", 5), ("baseline+ars", 5))
+        for grid in range(count)
+    ]
+    figure = validation_figures(once)["validation_curves"]
+    grey = [line for panel in figure.axes for line in panel.lines if line.get_label() == "baseline 0"]
+    assert len(grey) == 2, "one in each objective's panel"
+    for panel in figure.axes:
+        assert all(line.get_marker() == "o" for line in panel.lines)
+
+
 MANY = [
     *(trained(name, name, 0.5) for name in ("cross_entropy", "baseline")),
     *(trained(f"B+RS, DC {grid}", "baseline+rs", 0.6) for grid in range(1, 5)),
@@ -139,6 +152,7 @@ def test_division_curve_lies_at_the_coefficients_in_order_beside_the_baseline() 
     ]
     (figure,) = division_figures(arms).values()
     assert titles(figure) == [MEAN, *ORGANS]
+    assert figure.axes[0].get_xlabel().endswith("not to scale")
     for panel in figure.axes:
         assert [label.get_text() for label in panel.get_xticklabels()] == ["2", UNLIKE, "16"]
         lines = lines_of(panel)

@@ -1,12 +1,17 @@
 import importlib.util
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.contour import ContourSet
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from ars_jax.data.volumes import Volume, read_volume, write_volume
 from ars_jax.errors import UserError
 from ars_jax.metrics.table import Row
 from ars_jax.report import ablations
@@ -15,6 +20,7 @@ from ars_jax.report.gallery import overlay_figures, slice_figure
 from ars_jax.report.overlays import Picture
 from ars_jax.report.results import Arm, Results, read_results
 from ars_jax.report.seed_curves import median_trial
+from ars_jax.report.style import organ_colour
 from ars_jax.report.tables import case_means
 from tests.report.fake_arms import made_arm
 from tests.report.fake_experiments import PAPER, make_experiment
@@ -48,6 +54,44 @@ def test_every_arm_is_shown_in_the_slice_of_the_reference_with_its_dsc(experimen
     means = {case: np.mean([row.dsc or 0 for row in rows_of(arms[1], case)]) for case in ("north", "south")}
     for rank, case in zip(("worst", "best"), sorted(means, key=lambda case: means[case]), strict=True):
         assert texts(figures[f"overlays_{case}"])[0].startswith(f"{case}, {rank} case of B+RS; ")
+
+
+def test_title_outline_and_note_of_a_panel_are_of_one_arm(experiment: Path, tmp_path: Path) -> None:
+    """Each arm is made to find one organ only, so that the outline's colour tells whose it is."""
+    folder = tmp_path / "heads"
+    shutil.copytree(experiment, folder)
+    arms = read_results(folder).arms
+    for channel, arm in enumerate(arms, start=1):
+        for trial in arm.trials:
+            for files in trial.run.evaluation.files.values() if trial.run.evaluation else ():
+                reference = read_volume(files["reference"])
+                only = np.where(reference.array == channel, channel, 0).astype(np.uint8)
+                write_volume(files["prediction"], Volume(only, reference.geometry))
+    for name, figure in overlay_figures(arms):
+        for channel, (arm, panel) in enumerate(zip(arms, figure.axes[1:], strict=True), start=1):
+            drawn = [part for part in panel.collections if isinstance(part, ContourSet) and not part.filled]
+            colours = [to_hex(colour) for part in drawn for colour in np.asarray(part.get_edgecolor()).tolist()]
+            assert colours == [to_hex(organ_colour(channel - 1))], arm.name
+            trial = median_trial(arm, name.removeprefix("overlays_"))
+            assert trial is not None and trial.run.evaluation is not None
+            dsc = case_means(trial.run.evaluation)[name.removeprefix("overlays_")]
+            above, below = beside(figure, panel)
+            assert (above, below) == (arm.name, f"DSC {dsc:.3f}, seed {trial.seed}")
+
+
+def beside(figure: Figure, panel: Axes) -> tuple[str, str]:
+    """The texts next above and next below a panel, in its middle."""
+    box = panel.get_position()
+    column = [
+        (artist.get_position()[1], artist.get_text())
+        for artist in figure.artists
+        if isinstance(artist, Text)
+        and artist.get_text()
+        and abs(artist.get_position()[0] - box.x0 - box.width / 2) < 0.01
+    ]
+    above = min(it for it in column if it[0] > box.y1)
+    below = max(it for it in column if it[0] < box.y0)
+    return above[1], below[1]
 
 
 def rows_of(arm: Arm, case: str) -> list[Row]:
