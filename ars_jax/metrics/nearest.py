@@ -1,9 +1,14 @@
-"""Distances from voxels to the nearest of other voxels, in a time that no pair of masks can drive up.
+"""Distances from voxels to the nearest of other voxels, in a time that the box around both masks bounds.
 
 A tree of the targets is fastest for two readers' organs and does not care how far a stray voxel lies away. But where
 many targets are nearly equally near, as a sphere's surface is from its middle, it visits most of them for every point.
 A distance transform costs the same whatever the masks are, in proportion to the box that holds them. So the tree finds
-what is near, and the transform takes over where the tree would become the dearer one.
+what is near, and the transform takes over where the tree might become the dearer one.
+
+That is the worst case, and it takes seconds: about 5 s of one core for a box of 512 x 512 x 156 voxels, for each
+transform. There, noise of 0.2 % scattered around a liver takes 4 to 7 s, by `paper-volume` 11 to 13 s, and a ball in
+the middle of a body 3 to 6 s, where two readers' livers take less than 1 s. A transform of every mask would always take
+as long as the worst case.
 """
 
 import numpy as np
