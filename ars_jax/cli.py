@@ -1,6 +1,7 @@
 """The command line: `ars-jax COMMAND`. Each command imports what it needs, so that help is instant."""
 
 import logging
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -105,7 +106,7 @@ def _check(arguments: Namespace, console: Console) -> None:
     from ars_jax.data.check import examine_dataset
     from ars_jax.data.layouts import find_dataset
     from ars_jax.data.overview import overview, render, write_examination
-    from ars_jax.data.repair import repair_dataset
+    from ars_jax.data.repair import check_target, repair_dataset
     from ars_jax.files import check_place
 
     if arguments.repair_headers and arguments.repair is None:
@@ -114,6 +115,8 @@ def _check(arguments: Namespace, console: Console) -> None:
     if arguments.json is not None:
         check_place(arguments.json)
     dataset = find_dataset(arguments.root, layout=arguments.layout, labels=arguments.labels)
+    if arguments.repair is not None:
+        check_target(dataset.root, arguments.repair)
     with _bar(console, "checking") as update:
         examination = examine_dataset(dataset, update)
     if arguments.json is not None:
@@ -134,7 +137,8 @@ def _check(arguments: Namespace, console: Console) -> None:
             left = repair_dataset(examination, arguments.repair, headers=arguments.repair_headers, progress=update)
         for fault in left:
             console.print(f"left out: {fault}", soft_wrap=True)
-        console.print(f"repaired copy in {arguments.repair}", soft_wrap=True)
+        options = f"--data.layout folders --data.root {shlex.quote(str(arguments.repair))}"
+        console.print(f"repaired copy in {arguments.repair}; train on it with {options}", soft_wrap=True)
         wrong = len(left)
     if wrong:
         raise _FaultsShownError

@@ -191,7 +191,7 @@ def test_check_and_repair(tmp_path: Path, capsys) -> None:
     assert line.startswith(f"error: {data / 'labels' / 'case_1.nii.gz'}: direction: found ")
     assert "ars-jax check --repair DIR" in line
     assert main(["check", str(data), "--repair", str(tmp_path / "mended")]) == 0
-    capsys.readouterr()
+    assert f"--data.layout folders --data.root {tmp_path / 'mended'}" in capsys.readouterr().out
     assert main(["check", str(tmp_path / "mended"), "--json", str(tmp_path / "measures.json")]) == 0
     text = capsys.readouterr().out
     assert "3 cases; Ball_L, Ball_R; 0 errors" in text

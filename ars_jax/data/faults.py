@@ -13,6 +13,12 @@ LABEL_HEADER = "give the label the image's header: ars-jax check --repair DIR --
 IMAGE_HEADER = "give the image the label's header: ars-jax check --repair DIR --repair_headers"
 """The fix of an image without a place beside a label that has one."""
 
+ELSEWHERE = "draw or export the label on this image: elsewhere they do not meet"
+"""The fix of a label on other voxels than its image, at another place."""
+
+CANNOT_TELL = "look at image and label together and correct the wrong header: nothing tells for sure which one it is"
+"""The fix of a label that may be right as its header says, or as its voxels are stored."""
+
 
 @dataclass(frozen=True)
 class Fault:

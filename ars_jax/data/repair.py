@@ -1,5 +1,6 @@
 """A corrected copy of a data set: labels brought to their image's grid, or wrong headers replaced where asked."""
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable, Collection, Mapping
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ars_jax.data.cases import Case
+from ars_jax.data.cases import Case, Dataset
 from ars_jax.data.check import Examination
 from ars_jax.data.faults import IMAGE_HEADER, LABEL_HEADER, REPAIR, Fault
 from ars_jax.data.labels import channel_numbers, mask_voxels
@@ -23,7 +24,7 @@ from ars_jax.data.volumes import (
     write_volume,
 )
 from ars_jax.errors import UserError
-from ars_jax.files import write_json, written_atomically
+from ars_jax.files import check_place, read_json, write_json, written_atomically
 
 
 def repair_dataset(
@@ -38,7 +39,8 @@ def repair_dataset(
     Labels on another grid than their image are resampled onto it, by physical position and nearest neighbour. Label
     maps without fault are copied byte by byte, masks are combined into one label map (where they overlap, the later
     organ wins), and values that were not chosen become background. Images are copied byte by byte; DICOM series and
-    images of several files become .nii.gz. Cases with an error that this does not mend are left out.
+    images of several files become .nii.gz. Cases with an error that this does not mend are left out, also of
+    `split.json`, which is copied where there is one.
 
     Args:
         examination: the data set and its faults.
@@ -53,7 +55,7 @@ def repair_dataset(
         UserError: the folder is not empty, lies in the data set, or cannot be written.
     """
     dataset, out = examination.dataset, Path(out)
-    _check_target(dataset.root, out)
+    check_target(dataset.root, out)
     mended = {REPAIR, LABEL_HEADER, IMAGE_HEADER} if headers else {REPAIR}
     errors = [fault for fault in examination.faults if fault.severity == "error" and fault.case]
     left = [fault for fault in errors if fault.fix not in mended]
@@ -65,10 +67,28 @@ def repair_dataset(
             unlabelled |= {case.name: case.unlabelled} if case.unlabelled else {}
         if progress:
             progress(done, len(dataset.cases), case.name)
+    _copy_split(dataset, [fault.case for fault in left], out)
     if unlabelled:
         write_json(out / "unlabelled.json", unlabelled)
     write_json(out / "labels.json", dict(dataset.labels))
     return left
+
+
+def check_target(root: Path, out: Path) -> None:
+    """Tests whether `repair_dataset` may write to a folder, which is made.
+
+    Args:
+        root: the data set's folder.
+        out: the folder of the copy.
+
+    Raises:
+        UserError: the folder is not empty, lies in the data set, or cannot be written.
+    """
+    if os.path.lexists(out) and not (os.path.isdir(out) and not os.listdir(out)):
+        raise UserError(out, found="something there already", wanted="a new or empty folder", fix="choose another")
+    if out.resolve().is_relative_to(root.resolve()):
+        raise UserError(out, found="a place in the data set", wanted="a folder outside of it", fix="choose another")
+    check_place(out / "labels.json")
 
 
 def repair_case(case: Case, labels: Mapping[str, int], out: Path, fixes: Mapping[str, str]) -> None:
@@ -99,6 +119,7 @@ def repair_case(case: Case, labels: Mapping[str, int], out: Path, fixes: Mapping
 def _copy_image(case: Case, out: Path, takes_header: bool) -> Geometry:
     """Copies the image, on its label's grid if its own header is wrong, and returns its grid."""
     if takes_header:
+        # The check finds this fault only where all masks lie on one grid.
         label = case.label or next(iter(case.masks.values()))
         image = Volume(read_volume(case.image).array, read_geometry(label))
         write_volume(out / "images" / f"{case.name}.nii.gz", image)
@@ -132,11 +153,19 @@ def _channels_on(case: Case, labels: Mapping[str, int], geometry: Geometry, wron
     return result
 
 
-def _check_target(root: Path, out: Path) -> None:
-    if os.path.lexists(out) and not (os.path.isdir(out) and not os.listdir(out)):
-        raise UserError(out, found="something there already", wanted="a new or empty folder", fix="choose another")
-    if out.resolve().is_relative_to(root.resolve()):
-        raise UserError(out, found="a place in the data set", wanted="a folder outside of it", fix="choose another")
+def _copy_split(dataset: Dataset, left: list[str], out: Path) -> None:
+    """Copies the split's file; byte by byte if it names no case that was left out, or has another form."""
+    source = dataset.root / "split.json"
+    if not source.is_file():
+        return
+    with contextlib.suppress(UserError):
+        content = read_json(source)
+        if isinstance(content, dict) and all(isinstance(part, list) for part in content.values()):
+            kept = {role: [name for name in part if name not in left] for role, part in content.items()}
+            if kept != content:
+                write_json(out / "split.json", kept)
+                return
+    _copy(source, out / "split.json")
 
 
 def _ending(path: Path) -> str:

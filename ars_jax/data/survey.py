@@ -33,12 +33,14 @@ class OrganSurvey:
         volume_ml: their volume.
         centroid: their mean position (z, y, x) in LPS mm.
         intensities: `ORGAN_PERCENTILES` of the image inside; None where the label lies on another grid.
+        placed: whether the header of the grid that it was measured on holds a place, and so true mm and ml.
     """
 
     voxels: int
     volume_ml: float
     centroid: Point
     intensities: tuple[float, ...] | None = None
+    placed: bool = True
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def survey_image(volume: Volume) -> ImageSurvey | None:
         The measures, of at most some two million voxels on a regular sub-grid; None if no voxel is finite.
     """
     step = max(1, math.ceil((volume.array.size / _SAMPLES) ** (1 / 3)))
-    sample = volume.array[::step, ::step, ::step].astype(np.float32)
+    sample = as_float32(volume.array[::step, ::step, ::step])
     values = sample[np.isfinite(sample)]
     if not values.size:
         return None
@@ -130,10 +132,10 @@ def survey_organ(voxels: np.ndarray, geometry: Geometry, image: np.ndarray | Non
     """
     centroid = _centroid(voxels, geometry.shape, geometry)
     volume = voxels.size * math.prod(geometry.spacing) / _MM3_PER_ML
-    inside = np.empty(0) if image is None else image.ravel()[voxels].astype(np.float32)
+    inside = np.empty(0) if image is None else as_float32(image.ravel()[voxels])
     inside = inside[np.isfinite(inside)]
     intensities = _percentiles(inside, ORGAN_PERCENTILES) if inside.size else None
-    return OrganSurvey(int(voxels.size), volume, centroid, intensities)
+    return OrganSurvey(int(voxels.size), volume, centroid, intensities, not without_place(geometry))
 
 
 def label_digest(drawn: Mapping[str, np.ndarray]) -> str | None:
@@ -152,6 +154,21 @@ def label_digest(drawn: Mapping[str, np.ndarray]) -> str | None:
         state.update(f"{organ}:{drawn[organ].size}:".encode())
         state.update(np.ascontiguousarray(drawn[organ], "<i8").data)
     return state.hexdigest()
+
+
+def as_float32(values: np.ndarray) -> np.ndarray:
+    """Converts numbers of any type.
+
+    Args:
+        values: any shape.
+
+    Returns:
+        float32; NaN and infinity stay what they are, numbers beyond the type's range come to its end.
+    """
+    if values.dtype != np.float64:
+        return values.astype(np.float32)
+    ends = np.finfo(np.float32)
+    return np.where(np.isfinite(values), np.clip(values, ends.min, ends.max), values).astype(np.float32)
 
 
 def orientation(geometry: Geometry) -> str:

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ars_jax.data.faults import CANNOT_TELL, IMAGE_HEADER, LABEL_HEADER, REPAIR
 from ars_jax.data.phantom import PHANTOM_LABELS, phantom_case
 from ars_jax.data.volumes import Geometry, Volume, read_volume, write_volume
+from tests.data.small_sets import flipped
 
 CASES = tuple(f"case_{number}" for number in range(8))
 VICTIM, OTHER = "case_2", "case_7"
@@ -78,6 +80,12 @@ def mirrored(axes: tuple[int, ...], *paths: Path) -> None:
             direction[axis, axis] *= -1
         turned = dataclasses.replace(old, origin=tuple(origin), direction=tuple(direction.ravel()))
         write_volume(path, Volume(volume.array, turned))
+
+
+def stored_turned(axis: int, *paths: Path) -> None:
+    """The same points, stored with an axis the other way round."""
+    for path in paths:
+        write_volume(path, flipped(read_volume(path), axis))
 
 
 def exchanged(root: Path) -> None:
@@ -154,46 +162,100 @@ def constant(root: Path) -> None:
 
 
 ME, NOBODY = VICTIM, ""
-PLANTS: dict[str, tuple[Plant, set[tuple[str, str, str]]]] = {
-    "image with identity affine": (lambda root: identity(image_path(root)), {(ME, "identity affine", "error")}),
-    "label with identity affine": (lambda root: identity(label_path(root)), {(ME, "identity affine", "error")}),
-    "both with identity affine": (lambda root: identity(*both(root)), {(ME, "identity affine", "warning")}),
-    "label flipped, up and down": (lambda root: mirrored((0,), label_path(root)), {(ME, "direction", "error")}),
-    "label flipped, front and back": (lambda root: mirrored((1,), label_path(root)), {(ME, "direction", "error")}),
-    "label flipped, sideways": (lambda root: mirrored((2,), label_path(root)), {(ME, "direction", "error")}),
-    "image flipped": (lambda root: mirrored((1, 2), image_path(root)), {(ME, "direction", "error")}),
-    "both flipped, up and down": (lambda root: mirrored((0,), *both(root)), {(ME, "arrangement", "warning")}),
-    "both flipped, front and back": (lambda root: mirrored((1,), *both(root)), {(ME, "arrangement", "warning")}),
-    "both flipped, sideways": (lambda root: mirrored((2,), *both(root)), {(ME, "left and right", "error")}),
-    "both turned half round": (
-        lambda root: mirrored((1, 2), *both(root)),
-        {(ME, "left and right", "error"), (ME, "arrangement", "warning")},
+LEFT_RIGHT = (ME, "left and right", "error", "")
+TURNED = (ME, "arrangement", "warning", "")
+UNLIKE = (ME, "intensities", "warning", "")
+TWICE = {(ME, "same label", "error", ""), (OTHER, "same label", "error", "")}
+
+
+def off_grid(fix: str, *kinds: str) -> set[tuple[str, str, str, str]]:
+    return {(ME, kind, "error", fix) for kind in kinds or ("origin", "direction")}
+
+
+def one_error(kind: str) -> set[tuple[str, str, str, str]]:
+    return {(ME, kind, "error", "")}
+
+
+PLANTS: dict[str, tuple[Plant, set[tuple[str, str, str, str]]]] = {
+    "image with identity affine": (lambda root: identity(image_path(root)), off_grid(IMAGE_HEADER, "identity affine")),
+    "label with identity affine": (lambda root: identity(label_path(root)), off_grid(LABEL_HEADER, "identity affine")),
+    # NIfTI's identity is RAS: image and label of these heads come to stand half turned.
+    "both with identity affine": (
+        lambda root: identity(*both(root)),
+        {(ME, "identity affine", "warning", ""), LEFT_RIGHT},
     ),
-    "both on the side": (exchanged, {(ME, "arrangement", "warning"), (ME, "left and right", "error")}),
-    "left and right swapped": (redrawn(swap_sides), {(ME, "left and right", "error")}),
-    "label value 99": (redrawn(set_99), {(ME, "unknown label value", "error")}),
-    "missing organ": (redrawn(erase_larynx), {(ME, "empty label", "warning")}),
-    "organ cut off": (redrawn(cut_larynx), {(ME, "volume", "warning")}),
-    "truncated image": (lambda root: truncate(image_path(root)), {(ME, "unreadable file", "error")}),
-    "truncated label": (lambda root: truncate(label_path(root)), {(ME, "unreadable file", "error")}),
-    "empty file": (lambda root: label_path(root).write_bytes(b""), {(ME, "unreadable file", "error")}),
-    "image without label": (lambda root: os.remove(label_path(root)), {(ME, "image without label", "warning")}),
-    "label without image": (lambda root: os.remove(image_path(root)), {(NOBODY, "missing pair", "error")}),
-    "label of another case": (
-        lambda root: label_of_case(root, OTHER),
-        {(ME, "same label", "error"), (OTHER, "same label", "error"), (ME, "intensities", "warning")},
+    # The made-up heads look alike enough upside down; real ones do not.
+    "label's header flipped, up and down": (
+        lambda root: mirrored((0,), label_path(root)),
+        off_grid(CANNOT_TELL) | {TURNED},
     ),
-    "label of a case elsewhere": (label_of_nobody, {(ME, "intensities", "warning")}),
-    "two labels exchanged": (swapped_labels, {(ME, "intensities", "warning"), (OTHER, "intensities", "warning")}),
+    "label's header flipped, front and back": (lambda root: mirrored((1,), label_path(root)), off_grid(LABEL_HEADER)),
+    "label's header flipped, sideways": (lambda root: mirrored((2,), label_path(root)), off_grid(LABEL_HEADER)),
+    "label stored upside down": (lambda root: stored_turned(0, label_path(root)), off_grid(CANNOT_TELL)),
+    "label stored front to back": (lambda root: stored_turned(1, label_path(root)), off_grid(REPAIR)),
+    "label stored from the other side": (lambda root: stored_turned(2, label_path(root)), off_grid(REPAIR)),
+    "image's header turned half round": (lambda root: mirrored((1, 2), image_path(root)), off_grid(CANNOT_TELL)),
+    "both flipped, up and down": (lambda root: mirrored((0,), *both(root)), {TURNED}),
+    "both flipped, front and back": (lambda root: mirrored((1,), *both(root)), {TURNED}),
+    "both flipped, sideways": (lambda root: mirrored((2,), *both(root)), {LEFT_RIGHT}),
+    "both turned half round": (lambda root: mirrored((1, 2), *both(root)), {LEFT_RIGHT, TURNED}),
+    "both on the side": (exchanged, {LEFT_RIGHT, TURNED}),
+    "left and right swapped": (redrawn(swap_sides), {LEFT_RIGHT}),
+    "label value 99": (redrawn(set_99), one_error("unknown label value")),
+    "missing organ": (redrawn(erase_larynx), {(ME, "empty label", "warning", "")}),
+    "organ cut off": (redrawn(cut_larynx), {(ME, "volume", "warning", "")}),
+    "truncated image": (lambda root: truncate(image_path(root)), one_error("unreadable file")),
+    "truncated label": (lambda root: truncate(label_path(root)), one_error("unreadable file")),
+    "empty file": (lambda root: label_path(root).write_bytes(b""), one_error("unreadable file")),
+    "image without label": (lambda root: os.remove(label_path(root)), {(ME, "image without label", "warning", "")}),
+    "label without image": (lambda root: os.remove(image_path(root)), {(NOBODY, "missing pair", "error", "")}),
+    "label of another case": (lambda root: label_of_case(root, OTHER), {UNLIKE, *TWICE}),
+    "label of a case elsewhere": (label_of_nobody, {UNLIKE}),
+    "two labels exchanged": (swapped_labels, {UNLIKE, (OTHER, "intensities", "warning", "")}),
     "label with its own header of another case": (
         lambda root: shutil.copyfile(label_path(root, OTHER), label_path(root)),
-        {(ME, "origin", "error"), (ME, "same label", "error"), (OTHER, "same label", "error")},
+        off_grid(LABEL_HEADER, "origin") | TWICE | {UNLIKE},
     ),
     "one image twice": (
         lambda root: shutil.copyfile(image_path(root, OTHER), image_path(root)),
-        {(ME, "origin", "error"), (OTHER, "same image", "warning")},
+        off_grid(LABEL_HEADER, "origin") | {(OTHER, "same image", "warning", ""), UNLIKE},
     ),
-    "an image that is not a number": (not_a_number, {(ME, "NaN", "error")}),
-    "an image of one value": (constant, {(ME, "one value", "error")}),
+    "an image that is not a number": (not_a_number, one_error("NaN")),
+    "an image of one value": (constant, one_error("one value")),
 }
-"""What is planted, and the case, kind and severity of what has to be found; a case that is not named stays clean."""
+"""What is planted, and the case, kind and severity of all that is found, with the fix of a wrong grid."""
+
+
+def masks(root: Path, case: str = VICTIM) -> list[Path]:
+    return sorted((root / case / "structures").iterdir())
+
+
+def masks_of_case(root: Path, donor: str) -> None:
+    for path in masks(root):
+        grid = read_volume(path).geometry
+        write_volume(path, Volume(read_volume(root / donor / "structures" / path.name).array, grid))
+
+
+def mask_with_99(root: Path) -> None:
+    mask = read_volume(masks(root)[0])
+    set_99(mask.array)
+    write_volume(masks(root)[0], mask)
+
+
+MASK_PLANTS: dict[str, tuple[Plant, set[tuple[str, str, str, str]]]] = {
+    "truncated mask": (lambda root: truncate(masks(root)[0]), one_error("unreadable file")),
+    "headers flipped sideways": (lambda root: mirrored((2,), *masks(root)), off_grid(LABEL_HEADER)),
+    "masks stored from the other side": (lambda root: stored_turned(2, *masks(root)), off_grid(REPAIR)),
+    "masks of another case": (lambda root: masks_of_case(root, OTHER), {UNLIKE, *TWICE}),
+    "mask value 99": (mask_with_99, one_error("unknown label value")),
+    "mask with identity affine": (lambda root: identity(masks(root)[0]), off_grid(LABEL_HEADER, "identity affine")),
+    "image with identity affine": (
+        lambda root: identity(root / VICTIM / "img.nrrd"),
+        off_grid(IMAGE_HEADER, "identity affine"),
+    ),
+    "image and a mask with identity affine": (
+        lambda root: identity(root / VICTIM / "img.nrrd", masks(root)[0]),
+        off_grid(CANNOT_TELL, "spacing", "origin", "direction") | {(ME, "identity affine", "warning", "")},
+    ),
+}
+"""The same of sets with one mask per organ."""

@@ -18,6 +18,12 @@ def image_of(grid: Geometry = GRID, dtype: str = "int16", seed: int = 0) -> Volu
     return Volume(np.random.default_rng(seed).integers(-100, 100, grid.shape).astype(dtype), grid)
 
 
+def bright_of(label: Volume, seed: int = 0) -> Volume:
+    """An image that shows where the label lies: bright in the organs, with noise."""
+    noise = image_of(label.geometry, seed=seed).array
+    return Volume((1000 * (label.array > 0) + noise).astype(np.int16), label.geometry)
+
+
 def label_of(grid: Geometry = GRID, dtype: str = "uint8", mark: int = 0) -> Volume:
     """Two boxes; with a mark above 0 one voxel more, so that labels of several cases differ."""
     array = np.zeros(grid.shape, dtype)
@@ -34,11 +40,11 @@ def map_case(root: Path, *, image: Volume | None = None, label: Volume | None = 
     return case
 
 
-def mask_case(root: Path, **masks: Volume) -> Case:
+def mask_case(root: Path, image: Volume | None = None, **masks: Volume) -> Case:
     paths = {organ: root / "labels" / "a" / f"{organ}.nrrd" for organ in masks}
     for organ, path in paths.items():
         write_volume(path, masks[organ])
-    write_volume(root / "images" / "a.nrrd", image_of())
+    write_volume(root / "images" / "a.nrrd", image or image_of())
     return Case("a", root / "images" / "a.nrrd", masks=paths)
 
 
@@ -68,7 +74,8 @@ def set_voxel(value: float, dtype: str) -> Callable[[Volume], Volume]:
 def folder(root: Path) -> Dataset:
     """Four cases: sound, flipped label, unknown value, no label; and a label without an image."""
     map_case(root, name="sound", image=image_of(seed=1))
-    map_case(root, name="turned", image=image_of(seed=2), label=flipped(label_of(mark=1)))
+    turned = label_of(mark=1)
+    map_case(root, name="turned", image=bright_of(turned, seed=2), label=flipped(turned))
     map_case(root, name="wrong", image=image_of(seed=3), label=set_voxel(9, "uint8")(label_of()))
     write_volume(root / "images" / "bare.nrrd", image_of(seed=4))
     write_volume(root / "labels" / "alone.nrrd", label_of())

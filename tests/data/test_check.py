@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,13 @@ import pytest
 
 from ars_jax.data.cases import Case
 from ars_jax.data.check import examine_case, examine_dataset
-from ars_jax.data.faults import IMAGE_HEADER, LABEL_HEADER, REPAIR, Fault
+from ars_jax.data.faults import CANNOT_TELL, IMAGE_HEADER, LABEL_HEADER, REPAIR, Fault
 from ars_jax.data.layouts import find_dataset
 from ars_jax.data.volumes import Geometry, Volume, read_volume, write_volume
 from tests.data.small_sets import (
     GRID,
     LABELS,
+    bright_of,
     flipped,
     folder,
     image_of,
@@ -76,12 +78,103 @@ def test_a_label_elsewhere_in_space_is_not_resampled(tmp_path: Path):
 @pytest.mark.parametrize("header_is_right", [True, False])
 def test_the_image_tells_a_turned_label_from_a_turned_header(tmp_path: Path, axis: int, header_is_right: bool):
     label = label_of()
-    bright = Volume((1000 * (label.array > 0) + image_of().array).astype(np.int16), GRID)
     turned = flipped(label, axis)
     stored = turned if header_is_right else Volume(label.array, turned.geometry)
-    faults = check_case(map_case(tmp_path, image=bright, label=stored), LABELS)
+    faults = check_case(map_case(tmp_path, image=bright_of(label), label=stored), LABELS)
     assert {fault.kind for fault in faults} == {"origin", "direction"}
     assert {fault.fix for fault in faults} == {REPAIR if header_is_right else LABEL_HEADER}
+
+
+@pytest.mark.parametrize("axis", range(3))
+def test_where_the_image_does_not_tell_a_turned_label_from_a_turned_header_nobody_does(tmp_path: Path, axis: int):
+    """Left alone, a label could come to the wrong side without any sign of it."""
+    label = label_of()
+    even = bright_of(Volume(label.array | np.flip(label.array, axis), GRID))
+    for stored in (flipped(label, axis), Volume(label.array, flipped(label, axis).geometry)):
+        faults = check_case(map_case(tmp_path, image=even, label=stored), LABELS)
+        assert {fault.fix for fault in faults} == {CANNOT_TELL}
+    empty = Volume(np.zeros(GRID.shape, np.uint8), flipped(label, axis).geometry)
+    faults = check_case(mask_case(tmp_path / "m", even, Heart=organ(3), Lung=empty), LABELS)
+    assert {fault.fix for fault in faults if fault.severity == "error"} == {REPAIR}, "nothing comes to a wrong place"
+
+
+@pytest.mark.parametrize("header_is_right", [True, False])
+def test_paired_organs_tell_sides_where_the_image_is_even(tmp_path: Path, header_is_right: bool):
+    sides = {"Lung_R": 3, "Lung_L": 5}  # x grows to the left
+    label = label_of()
+    even = bright_of(Volume(label.array | np.flip(label.array, 2), GRID))
+    stored = flipped(label, 2) if header_is_right else Volume(label.array, flipped(label, 2).geometry)
+    faults = check_case(map_case(tmp_path, image=even, label=stored), sides)
+    leaning = {fault.fix for fault in faults}
+    assert leaning == {REPAIR if header_is_right else LABEL_HEADER}
+    # An image that lies as the label is stored is perhaps itself the one that is turned.
+    shown = bright_of(Volume(stored.array, GRID))
+    faults = check_case(map_case(tmp_path, image=shown, label=stored), sides)
+    assert {fault.fix for fault in faults} == {CANNOT_TELL if header_is_right else LABEL_HEADER}
+
+
+def contrast(label: Volume, ratio: float) -> Volume:
+    """An image whose unrest within the label is this part of that within the label's mirror image."""
+    rng = np.random.default_rng(0)
+    array = rng.uniform(0, 1000, GRID.shape)
+    calm = 0.15
+    for number in np.unique(label.array)[1:]:
+        for where, wanted in ((label.array == number, ratio * calm), (np.flip(label.array, 2) == number, calm)):
+            width = 2 * (wanted - 0.02) * 900  # twice the distance of its quartiles
+            array[where] = 500 + np.linspace(-width / 2, width / 2, np.count_nonzero(where))
+    return Volume(array.astype(np.float32), GRID)
+
+
+@pytest.mark.parametrize(("ratio", "fix"), [(0.4, LABEL_HEADER), (0.6, CANNOT_TELL), (1.6, CANNOT_TELL), (2.5, REPAIR)])
+def test_what_is_mirrored_sideways_has_to_be_clearer(tmp_path: Path, ratio: float, fix: str):
+    """A head meets itself: of 58 CTs, two are calmer by a third under the mirrored label, none by half."""
+    label = label_of()
+    stored = Volume(label.array, flipped(label, 2).geometry)
+    faults = check_case(map_case(tmp_path, image=contrast(label, ratio), label=stored), LABELS)
+    assert {fault.fix for fault in faults} == {fix}
+
+
+def test_masks_of_one_grid_are_judged_together(tmp_path: Path):
+    """The image is clear about the heart alone; the lung, which meets itself, goes with it."""
+    heart, lung = organ(3), Volume(np.zeros(GRID.shape, np.uint8), GRID)
+    lung.array[4, 3, 3:5] = 1
+    masks = {name: Volume(one.array, flipped(one, 2).geometry) for name, one in (("Heart", heart), ("Lung", lung))}
+    image = image_of()
+    image.array[heart.array > 0] = 50
+    alone = check_case(mask_case(tmp_path / "alone", image, Lung=masks["Lung"]), {"Lung": 5})
+    assert {fault.fix for fault in alone} == {CANNOT_TELL}
+    faults = check_case(mask_case(tmp_path / "both", image, **masks), LABELS)
+    assert {(Path(fault.file).name, fault.fix) for fault in faults} == {
+        ("Heart.nrrd", LABEL_HEADER),
+        ("Lung.nrrd", LABEL_HEADER),
+    }
+
+
+def test_an_origin_of_0_may_be_meant_where_voxels_are_1_mm(tmp_path: Path):
+    cut = Geometry(GRID.shape, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
+    label = label_of(cut)
+    case = map_case(tmp_path, image=bright_of(label), label=flipped(label))
+    assert {fault.fix for fault in check_case(case, LABELS)} == {REPAIR}
+    case = map_case(tmp_path, image=bright_of(label), label=Volume(label.array, flipped(label).geometry))
+    assert {fault.fix for fault in check_case(case, LABELS)} == {IMAGE_HEADER}
+
+
+def test_an_image_saved_as_a_label_is_told_by_its_values_first(tmp_path: Path):
+    """Its grid is named and not judged, which would take long over thousands of values."""
+    moved = Geometry(GRID.shape, GRID.spacing, (10.0, 21.0, 30.0))
+    faults = check_case(map_case(tmp_path, label=Volume(image_of().array, moved)), LABELS)
+    assert [fault.kind for fault in faults] == ["unknown label value", "origin"]
+    assert faults[1].fix == "correct the values first, then check again"
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
+def test_no_number_of_an_image_stops_the_judgement_of_a_grid(tmp_path: Path, value: float):
+    image = Volume(np.where(image_of().array > 0, value, -1.0), GRID)
+    for grid, fix in (((10.0, 21.0, 30.0), REPAIR), ((10.0, 2000.0, 30.0), LABEL_HEADER)):
+        case = map_case(tmp_path, image=image, label=label_of(Geometry(GRID.shape, GRID.spacing, grid)))
+        assert {fault.fix for fault in check_case(case, LABELS) if fault.kind == "origin"} == {fix}
+    faults = check_case(map_case(tmp_path, image=image, label=flipped(label_of())), LABELS)
+    assert any(fault.kind == "direction" for fault in faults)
 
 
 @pytest.mark.parametrize("corner", [0.0, 1.0])
@@ -151,6 +244,28 @@ def test_overlapping_masks_are_a_warning_with_the_number_of_voxels(tmp_path: Pat
     (fault,) = check_case(mask_case(tmp_path, Heart=organ(3), Lung=both), LABELS)
     assert (fault.kind, fault.severity) == ("overlapping masks", "warning")
     assert fault.found == "12 voxels in both Heart and Lung"
+
+
+def test_overlaps_of_many_masks_are_counted_pair_by_pair(tmp_path: Path):
+    """Against sets; masks that are set elsewhere in space do not overlap, though their indices do."""
+    rng = np.random.default_rng(0)
+    arrays = {f"Organ{number}": (rng.random(GRID.shape) < 0.02).astype(np.uint8) for number in range(9)}
+    faults = check_case(
+        mask_case(tmp_path, **{name: Volume(array, GRID) for name, array in arrays.items()}),
+        {name: number for number, name in enumerate(arrays, start=1)},
+    )
+    sets = {name: set(np.flatnonzero(array).tolist()) for name, array in arrays.items()}
+    wanted = [
+        f"{len(sets[first] & sets[second])} voxels in both {first} and {second}"
+        for first, second in combinations(sets, 2)
+        if sets[first] & sets[second]
+    ]
+    assert [fault.found for fault in faults] == wanted
+    assert wanted
+    moved = Volume(organ(3).array, Geometry(GRID.shape, GRID.spacing, (12.0, 20.0, 30.0)))
+    image = bright_of(Volume(np.roll(moved.array, 1, axis=0), GRID))
+    faults = check_case(mask_case(tmp_path / "moved", image, Heart=organ(3), Lung=moved), LABELS)
+    assert {fault.kind for fault in faults} == {"origin"}
 
 
 def test_unreadable_files_are_faults_not_crashes(tmp_path: Path):

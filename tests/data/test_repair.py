@@ -9,13 +9,25 @@ import pytest
 
 from ars_jax.data.cases import Case
 from ars_jax.data.check import examine_case, examine_dataset
-from ars_jax.data.faults import LABEL_HEADER, REPAIR
+from ars_jax.data.faults import CANNOT_TELL, IMAGE_HEADER, LABEL_HEADER, REPAIR
 from ars_jax.data.layouts import find_dataset, read_label
 from ars_jax.data.repair import repair_case, repair_dataset
+from ars_jax.data.splits import split_cases
 from ars_jax.data.volumes import Geometry, Volume, mismatches, read_geometry, read_volume
 from ars_jax.errors import UserError
 from tests.data.dicom_files import box_contours, write_series, write_structures
-from tests.data.small_sets import GRID, LABELS, flipped, folder, image_of, label_of, map_case, mask_case, organ
+from tests.data.small_sets import (
+    GRID,
+    LABELS,
+    bright_of,
+    flipped,
+    folder,
+    image_of,
+    label_of,
+    map_case,
+    mask_case,
+    organ,
+)
 from tests.data.synthetic import LABELS as BALLS
 from tests.data.synthetic import ct, grid
 from tests.realdata import real_data
@@ -37,7 +49,7 @@ def test_repair_writes_a_sound_copy_and_leaves_the_source(tmp_path: Path):
 
 
 def test_repair_combines_masks_and_keeps_what_is_unlabelled(tmp_path: Path):
-    mask_case(tmp_path / "source", Heart=flipped(organ(3)), Liver=organ(5))
+    mask_case(tmp_path / "source", bright_of(label_of()), Heart=flipped(organ(3)), Liver=organ(5))
     (tmp_path / "source" / "unlabelled.json").write_text('{"a": ["Liver"]}')
     dataset = find_dataset(tmp_path / "source", labels={"Liver": 1, "Heart": 2})
     assert repair_dataset(examine_dataset(dataset), tmp_path / "out") == []
@@ -77,7 +89,7 @@ def test_headers_are_taken_over_only_when_asked(tmp_path: Path):
     root = tmp_path / "source"
     map_case(root, name="image", image=image_of(NOWHERE, seed=1), label=label_of(mark=1))
     map_case(root, name="label", image=image_of(seed=2), label=label_of(NOWHERE, mark=2))
-    map_case(root, name="turned", image=image_of(seed=3), label=flipped(label_of(mark=3)))
+    map_case(root, name="turned", image=bright_of(label_of(mark=3), seed=3), label=flipped(label_of(mark=3)))
     (root / "labels.json").write_text(json.dumps(LABELS))
     examination = examine_dataset(find_dataset(root))
     assert {fault.case for fault in repair_dataset(examination, tmp_path / "plain")} == {"image", "label"}
@@ -85,22 +97,66 @@ def test_headers_are_taken_over_only_when_asked(tmp_path: Path):
     assert repair_dataset(examination, tmp_path / "out", headers=True) == []
     repaired = find_dataset(tmp_path / "out")
     assert examine_dataset(repaired).faults == ()
-    for case, seed in zip(repaired.cases, (1, 2, 3), strict=True):
+    images = image_of(seed=1), image_of(seed=2), bright_of(label_of(mark=3), seed=3)
+    for case, seed, source in zip(repaired.cases, (1, 2, 3), images, strict=True):
         image = read_volume(case.image)
         assert mismatches(image.geometry, GRID) == []
-        np.testing.assert_array_equal(image.array, image_of(seed=seed).array)
+        np.testing.assert_array_equal(image.array, source.array)
         label = read_volume(tmp_path / "out" / "labels" / f"{case.name}.nii.gz")
         assert mismatches(label.geometry, GRID) == []
         np.testing.assert_array_equal(label.array, label_of(mark=seed).array)
 
 
+def repaired_masks(root: Path, image: Volume | None = None, **masks: Volume) -> tuple[set[str], Path]:
+    """The fixes of the errors, and the copy with headers."""
+    mask_case(root / "source", image, **masks)
+    examination = examine_dataset(find_dataset(root / "source", labels=LABELS))
+    repair_dataset(examination, root / "out", headers=True)
+    return {fault.fix for fault in examination.faults if fault.severity == "error"}, root / "out"
+
+
 def test_headers_of_masks_and_images_beside_masks_are_taken_over(tmp_path: Path):
     nowhere = Volume(organ(5).array, NOWHERE)
-    mask_case(tmp_path / "source", Heart=organ(3), Lung=nowhere)
-    examination = examine_dataset(find_dataset(tmp_path / "source", labels=LABELS))
-    assert [fault.fix for fault in examination.faults] == [LABEL_HEADER]
-    assert repair_dataset(examination, tmp_path / "out", headers=True) == []
-    np.testing.assert_array_equal(read_volume(tmp_path / "out/labels/a.nii.gz").array, label_of().array)
+    fixes, out = repaired_masks(tmp_path / "mask", Heart=organ(3), Lung=nowhere)
+    assert fixes == {LABEL_HEADER}
+    np.testing.assert_array_equal(read_volume(out / "labels/a.nii.gz").array, label_of().array)
+    fixes, out = repaired_masks(tmp_path / "image", image_of(NOWHERE), Heart=organ(3), Lung=organ(5))
+    assert fixes == {IMAGE_HEADER}
+    image, label = read_volume(out / "images/a.nii.gz"), read_volume(out / "labels/a.nii.gz")
+    assert mismatches(image.geometry, GRID) == mismatches(label.geometry, GRID) == []
+    np.testing.assert_array_equal(image.array, image_of().array)
+    np.testing.assert_array_equal(label.array, label_of().array)
+    assert examine_dataset(find_dataset(out)).faults == ()
+
+
+@pytest.mark.parametrize(
+    ("heart", "lung"),
+    [
+        (NOWHERE, GRID),
+        (GRID, NOWHERE),
+        (GRID, Geometry(GRID.shape, GRID.spacing, (10.0, 20.0, 38.0))),
+        (Geometry((12, 7, 8), (1.0, 1.0, 1.0), GRID.origin), GRID),
+    ],
+)
+def test_an_image_takes_no_header_that_its_masks_do_not_share(tmp_path: Path, heart: Geometry, lung: Geometry):
+    """Else the organs of the others would come to another place, or to none."""
+    fixes, out = repaired_masks(tmp_path, image_of(NOWHERE), Heart=organ(3, heart), Lung=organ(5, lung))
+    assert CANNOT_TELL in fixes
+    assert not (out / "images").exists()
+    assert not (out / "labels").exists()
+
+
+def test_the_split_of_a_copy_names_its_cases(tmp_path: Path):
+    dataset = folder(tmp_path / "source")
+    split = tmp_path / "source" / "split.json"
+    split.write_text('{"train": ["sound", "wrong"], "validation": ["turned"]}')
+    repair_dataset(examine_dataset(dataset), tmp_path / "out")
+    parts = split_cases(find_dataset(tmp_path / "out"), split=Path("split.json"))
+    assert [[case.name for case in part] for part in parts] == [["sound"], ["turned"], []]
+    for number, text in enumerate(('{"train": ["sound"],  "validation": ["turned"]}', '{"train": "all"}', "no JSON")):
+        split.write_text(text)
+        repair_dataset(examine_dataset(dataset), tmp_path / str(number))
+        assert (tmp_path / str(number) / "split.json").read_text() == text
 
 
 def test_a_flipped_label_of_a_dicom_series_is_repaired_by_place(tmp_path: Path):

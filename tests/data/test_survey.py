@@ -7,6 +7,7 @@ import pytest
 
 from ars_jax.data.sides import left_right_pairs, mirror_name
 from ars_jax.data.survey import (
+    as_float32,
     label_digest,
     organ_voxels,
     orientation,
@@ -92,6 +93,15 @@ def test_an_image_without_numbers_has_no_measures_and_others_leave_nan_out():
     assert survey is not None
     assert survey.intensities == pytest.approx(np.percentile(np.arange(1.0, 27), (0.5, 5, 50, 95, 99.5)))
     assert survey.body is None
+
+
+def test_numbers_beyond_float32_come_to_its_end():
+    values = np.array([1e300, -1e300, np.nan, np.inf, 2.5])
+    ends = np.finfo(np.float32)
+    np.testing.assert_array_equal(as_float32(values), np.array([ends.max, ends.min, np.nan, np.inf, 2.5], np.float32))
+    assert as_float32(np.array([7], np.int64)).dtype == np.float32
+    image = Volume(np.where(np.arange(27).reshape(3, 3, 3) > 13, 1e300, 0.0), grid((3, 3, 3)))
+    assert survey_image(image) is not None
 
 
 def test_a_large_image_is_measured_on_a_part_of_its_voxels():
