@@ -1,7 +1,7 @@
 """What only shows beside other organs or other cases: swapped sides, labels of another case, lost places, outliers."""
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from itertools import combinations, permutations, product
 from pathlib import Path
 
@@ -46,16 +46,30 @@ def compare_cases(cases: Cases, organs: Sequence[str]) -> list[Fault]:
     """
     swapped = _swapped_sides(cases, organs)
     told = {(fault.case, _MIRRORED) for fault in swapped}
-    placeless = _placeless(cases)
-    unmeasured = {fault.case for fault in placeless}
+    unlike = _unlike(cases, organs)
     return [
-        *_repeated(cases),
-        *placeless,
+        *_repeated(cases, {fault.case for fault in unlike}),
+        *_placeless(cases),
         *swapped,
         *(fault for fault in _turned(cases, organs) if (fault.case, fault.found) not in told),
-        *_unlike(cases, organs),
-        *(fault for fault in _unusual_volumes(cases, organs) if fault.case not in unmeasured),
+        *unlike,
+        *_unusual_volumes(cases, organs),
     ]
+
+
+def organ_volumes(surveys: Iterable[CaseSurvey], organ: str) -> dict[str, float]:
+    """Lists the volumes of an organ that can be compared.
+
+    Args:
+        surveys: cases.
+        organ: the organ.
+
+    Returns:
+        Case to ml. Cases where it was measured on a grid without a place are left out, unless they are at least half.
+    """
+    drawn = {survey.case: survey.organs[organ] for survey in surveys if organ in survey.organs}
+    placed = {case: found for case, found in drawn.items() if found.placed}
+    return {case: found.volume_ml for case, found in (placed if 2 * len(placed) > len(drawn) else drawn).items()}
 
 
 def volume_outliers(volumes: Mapping[str, float]) -> dict[str, float]:
@@ -93,15 +107,14 @@ def side_gap(survey: CaseSurvey, left: str, right: str) -> float | None:
     return survey.organs[left].centroid[2] - survey.organs[right].centroid[2]
 
 
-def _repeated(cases: Cases) -> list[Fault]:
+def _repeated(cases: Cases, unlike: Collection[str]) -> list[Fault]:
     """The same label drawn on two images, and the same image twice."""
     faults = []
     for group in _groups(cases, lambda survey: survey.label_digest):
-        names = ", ".join(case.name for case, _ in group)
+        names = [case.name for case, _ in group]
         images = {survey.image.digest for _, survey in group if survey.image}
         for case, _ in group if len(images) > 1 else ():
-            fix = "find out whose it is and restore the other's"
-            found = f"the same voxels in {names}"
+            found, fix = f"the same voxels in {', '.join(names)}", _owner(case.name, names, unlike)
             faults.append(error(case.name, _label_of(case), "same label", found, "a label of this image alone", fix))
     for group in _groups(cases, lambda survey: survey.image.digest if survey.image else None):
         found = f"the same voxels in {', '.join(case.name for case, _ in group)}"
@@ -109,6 +122,16 @@ def _repeated(cases: Cases) -> list[Fault]:
             fix = "keep one, or see to it that they train and validate together"
             faults.append(warning(case.name, case.image, "same image", found, "each image once", fix))
     return faults
+
+
+def _owner(name: str, names: Sequence[str], unlike: Collection[str]) -> str:
+    """What to do about a label that several cases have, of whom some do not look like the others inside of it."""
+    wrong = [one for one in names if one in unlike]
+    if not wrong or len(wrong) == len(names):
+        return "find out whose it is and restore the other's"
+    if name in wrong:
+        return "restore its own: by the intensities in the organs this one is likely wrong here"
+    return f"look at {', '.join(wrong)}: by the intensities in the organs it is likely right here and wrong there"
 
 
 def _groups(cases: Cases, key: Callable[[CaseSurvey], Hashable]) -> list[list[tuple[Case, CaseSurvey]]]:
@@ -234,7 +257,7 @@ def _unusual_volumes(cases: Cases, organs: Sequence[str]) -> list[Fault]:
     named = {case.name: case for case, _ in cases}
     faults = []
     for organ in organs:
-        volumes = {case.name: survey.organs[organ].volume_ml for case, survey in cases if organ in survey.organs}
+        volumes = organ_volumes((survey for _, survey in cases), organ)
         for name, factor in volume_outliers(volumes).items():
             found = f"{organ} of {volumes[name]:.3g} ml, {factor:.2g} times the median"
             label, fix = _label_of(named[name], organ), "look at it: cut off, not finished, or another organ?"

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ars_jax.data.check import Examination
-from ars_jax.data.compare import side_gap, volume_outliers
+from ars_jax.data.compare import organ_volumes, side_gap, volume_outliers
 from ars_jax.data.sides import left_right_pairs
 from ars_jax.data.survey import ORGAN_PERCENTILES, PERCENTILES, CaseSurvey, orientation, without_place
 from ars_jax.files import write_json
@@ -39,7 +39,7 @@ class OrganOverview:
         organ: its name.
         cases: on how many it was drawn.
         missing: cases on which it was not, though nothing says that it is unlabelled.
-        volume_ml: its volume; None without cases.
+        volume_ml: its volume, as far as `compare.organ_volumes` compares it; None without cases.
         outliers: case to its volume as a multiple of the median.
         other_side: the same organ of the other side, if there is one.
         swapped: cases where the left of the two lies to the right.
@@ -169,12 +169,12 @@ def _organ_overview(examination: Examination, organ: str) -> OrganOverview:
     organs = examination.dataset.labels
     read = [survey for survey in examination.cases if survey.label_digest]
     undrawn = {case.name for case in examination.dataset.cases if organ in case.unlabelled}
-    volumes = {survey.case: survey.organs[organ].volume_ml for survey in read if organ in survey.organs}
+    volumes = organ_volumes(read, organ)
     pair = next((pair for pair in left_right_pairs(organs) if organ in pair), None)
     gaps = {survey.case: side_gap(survey, *pair) for survey in read} if pair else {}
     return OrganOverview(
         organ=organ,
-        cases=len(volumes),
+        cases=sum(organ in survey.organs for survey in read),
         missing=tuple(s.case for s in read if organ not in s.organs and s.case not in undrawn),
         volume_ml=_range(volumes.values()) if volumes else None,
         outliers=volume_outliers(volumes),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ars_jax.data.cases import Case
-from ars_jax.data.compare import MIN_CASES, compare_cases, side_gap, volume_outliers
+from ars_jax.data.compare import MIN_CASES, compare_cases, organ_volumes, side_gap, volume_outliers
 from ars_jax.data.faults import Fault
 from ars_jax.data.survey import CaseSurvey, ImageSurvey, OrganSurvey
 from tests.data.synthetic import grid
@@ -92,6 +92,61 @@ def test_the_same_label_on_two_images_is_an_error_for_both_and_the_same_case_twi
     original = survey(3)
     (fault,) = faults_with(original)
     assert (fault.case, fault.kind, fault.severity) == ("odd", "same image", "warning")
+
+
+@pytest.mark.parametrize("shifted", [(), ("odd",), ("case_3",), ("odd", "case_3")])
+def test_a_label_on_two_images_is_likely_the_one_whose_organs_look_like_the_others(shifted: tuple[str, ...]):
+    away = tuple(value - 200 for value in TYPICAL)
+    surveys = [replace(survey(number), case=f"case_{number}" if number else "odd") for number in range(12)]
+    surveys = [
+        replace(
+            one,
+            label_digest="one label" if one.case in ("odd", "case_3") else one.label_digest,
+            organs={
+                organ: replace(found, intensities=away) if one.case in shifted else found
+                for organ, found in one.organs.items()
+            },
+        )
+        for one in surveys
+    ]
+    cases = [(Case(one.case, Path("image"), Path("label")), one) for one in surveys]
+    fixes = {fault.case: fault.fix for fault in compare_cases(cases, ORGANS) if fault.kind == "same label"}
+    if len(shifted) == 1:
+        (right,) = {"odd", "case_3"} - set(shifted)
+        assert "this one is likely wrong" in fixes[shifted[0]]
+        assert fixes[right].startswith(f"look at {shifted[0]}: ")
+    else:
+        assert set(fixes.values()) == {"find out whose it is and restore the other's"}
+
+
+def test_volumes_of_cases_without_a_place_are_compared_only_where_most_have_none():
+    """What counts is the grid that the organ was measured on, not the image's."""
+    surveys = [survey(number) for number in range(8)]
+
+    def placeless(one: CaseSurvey, ml: float) -> CaseSurvey:
+        organs = {name: replace(organ, volume_ml=ml, placed=False) for name, organ in one.organs.items()}
+        return replace(one, organs=organs)
+
+    few = [placeless(one, 900.0) if number < 2 else one for number, one in enumerate(surveys)]
+    assert organ_volumes(few, "Chin").keys() == {f"case_{number}" for number in range(2, 8)}
+    most = [placeless(one, 20.0) if number < 4 else one for number, one in enumerate(surveys)]
+    assert len(organ_volumes(most, "Chin")) == 8
+    cases = [(Case(one.case, Path("image"), Path("label")), one) for one in few]
+    assert compare_cases(cases, ORGANS) == []
+    lost = replace(grid(), spacing=(1.0, 1.0, 1.0), origin=(0.0, 0.0, 0.0))
+    image = surveys[0].image
+    assert image is not None
+    shrunk = {name: replace(organ, volume_ml=2.0) for name, organ in surveys[0].organs.items()}
+    beside = replace(surveys[0], image=replace(image, geometry=lost), organs=shrunk)
+    assert kinds(faults_with(beside)) == {("odd", "identity affine"), ("odd", "volume")}
+
+
+def test_an_outlier_is_beyond_three_and_a_half_robust_deviations():
+    """Of many volumes, so that caution for few counts little: 3.2 deviations are usual, 4.2 are not."""
+    logs = np.linspace(-1.349, 1.349, 201)  # half of them within 0.6745, as of a normal distribution of deviation 1
+    usual = {f"case_{number}": float(np.exp(value)) for number, value in enumerate(logs)}
+    for deviations, found in ((3.2, set()), (-3.2, set()), (4.2, {"odd"}), (-4.2, {"odd"})):
+        assert volume_outliers(usual | {"odd": float(np.exp(deviations))}).keys() == found
 
 
 def test_outliers_do_not_depend_on_the_unit():

@@ -44,6 +44,17 @@ def test_organs_are_counted_and_odd_cases_are_named():
     assert summary.measures["spacing x [mm]"] == Range(1.5, 1.5, 1.5)
 
 
+def test_volumes_without_a_true_size_are_counted_but_not_compared():
+    given = seven_cases()
+    organs = {**given.cases[1].organs, "Chin": replace(given.cases[1].organs["Chin"], placed=False)}
+    cases = [replace(one, organs=organs) if one.case == "case_1" else one for one in given.cases]
+    chin = next(organ for organ in overview(replace(given, cases=tuple(cases))).organs if organ.organ == "Chin")
+    assert chin.cases == 7
+    assert chin.outliers == {}
+    assert chin.volume_ml is not None
+    assert chin.volume_ml.smallest > 10
+
+
 def test_an_organ_that_is_said_to_be_undrawn_is_not_missing():
     given = seven_cases()
     cases = [replace(case, unlabelled=("Stem",)) if case.name == "case_2" else case for case in given.dataset.cases]
