@@ -352,7 +352,10 @@ FAULTS = {
     "no label maps": ("evaluate|--predictions|{tmp}/empty|--references|{tmp}/empty", "{tmp}/empty: found no label map"),
     "no folder to score": ("evaluate|--predictions|{tmp}/none|--references|{tmp}/empty", "{tmp}/none: found no folder"),
     "a run without split": ("evaluate|{tmp}/no split", "split.json: found no such file"),
-    "a faulty data set": ("evaluate|{run}|--data|{tmp}/value|--out|{tmp}/out", "case_1.nii.gz: found label value 77"),
+    "a data set that was seen": (
+        "evaluate|{run}|--data|{tmp}/value|--out|{tmp}/out",
+        "labelled cases, of which the run was trained on or chosen by all",
+    ),
     "no cases to test": ("evaluate|{run}|--cases|test|--out|{tmp}/out", "split.json: found no test cases"),
     "cases of another data set": (
         "evaluate|{run}|--cases|validation|--data|{data}|--out|{tmp}/out",
