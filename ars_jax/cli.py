@@ -262,7 +262,8 @@ def _gradients(arguments: Namespace, console: Console) -> None:
 
     named = {name: arguments[name] for name in ("case", "image", "labels")}
     if arguments.run is None:
-        scene, config = scene_of_arrays(arguments.arrays, arguments.seed, **named), LossConfig()
+        scene = scene_of_arrays(arguments.arrays, arguments.seed, **named)
+        config = LossConfig(adaptive_gradient="through")
     else:
         run_config = _run_config(arguments.run)
         network = load_network(arguments.run, run_config, arguments.checkpoint)

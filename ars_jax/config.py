@@ -143,7 +143,7 @@ class LossConfig:
         region_size: largest region side in voxels, instead of grid.
         a: smallest adaptive penalty.
         b: range of the adaptive penalty.
-        adaptive_gradient: differentiate through the penalties, or not.
+        adaptive_gradient: differentiate through the penalties, as the formula is written, or stop there.
         absent: skip pairs of region and class without reference, or count them.
         reduction: of the regional term over regions and classes.
         eps: smoothing in voxels.
@@ -161,7 +161,7 @@ class LossConfig:
     region_size: int | Sides | None = None
     a: float = 0.3
     b: float = 0.4
-    adaptive_gradient: Literal["through", "stop"] = "through"
+    adaptive_gradient: Literal["through", "stop"] = "stop"
     absent: Literal["skip", "count"] = "skip"
     reduction: Literal["sum", "mean", "class_mean"] = "class_mean"
     eps: float = 1e-7
