@@ -136,7 +136,7 @@ def test_only_where_another_class_is_are_false_positives_rewarded(tmp_path: Path
     assert maps.others[0, 1, 1, 1].tolist() == [2, 24, 22]
     assert maps.fp_slope[0, 0, 0, 0, 1] < 0
     assert maps.fp_slope[0, 1, 1, 1, 2] < 0
-    summary = study(scene, LossConfig(grid=2), tmp_path)
+    summary = study(scene, LossConfig(grid=2, adaptive_gradient="through"), tmp_path)
     rewarding = {name: row["rewarding_false_positives"] for name, row in summary["regions"]["organs"].items()}
     assert rewarding == {"One": 0, "Two": 1}
     assert [part.tolist() for part in region_errors(maps)] == [

@@ -253,7 +253,8 @@ def test_maps_are_those_of_the_network_at_the_end_of_the_epoch(mapped: Path) -> 
     assert str(arrays.pop("case")) == sample.name
     assert arrays.pop("classes").tolist() == ["background", *LABELS]
     label = sample.label[None].astype(np.int32)
-    expected = region_maps(predict_logits(network, sample.image)[None], label, grid=config.loss.grid).arrays()
+    how: dict[str, Any] = {"grid": config.loss.grid, "adaptive_gradient": config.loss.adaptive_gradient}
+    expected = region_maps(predict_logits(network, sample.image)[None], label, **how).arrays()
     assert arrays.keys() == expected.keys()
     for name, values in expected.items():
         assert values.shape == (1, 2, 2, 2, 3)
