@@ -14,7 +14,7 @@ from ars_jax.matrix import ExperimentConfig, TrialPlan, plan_trials
 from ars_jax.metrics.table import summarise
 from ars_jax.report.comparison import write_comparison
 from ars_jax.report.experiments import check_figures, draw_experiment
-from ars_jax.report.results import DIVERGED, INDEX, has_whole_seed, read_results
+from ars_jax.report.results import DIVERGED, INDEX, check_folds, has_whole_seed, read_results
 from ars_jax.report.runs import read_evaluation, read_metrics
 from ars_jax.report.tables import NONE
 from ars_jax.score import score_run
@@ -140,9 +140,7 @@ def _write_index(folder: Path, experiment: ExperimentConfig, trials: tuple[Trial
         known = arms.setdefault(arm.name, new)["trials"]
         if entry not in known:
             known.append(entry)
-    if len({entry["fold"] is None for arm in arms.values() for entry in arm["trials"]}) > 1:
-        fix = "choose another run.dir for this one"
-        raise UserError(path, found="runs with and without folds", wanted="one way of splitting", fix=fix)
+    check_folds(path, [entry["fold"] for arm in arms.values() for entry in arm["trials"]])
     write_json(path, {"title": experiment.title or folder.name, "arms": list(arms.values())})
 
 

@@ -26,6 +26,8 @@ from ars_jax.metrics.surface import (
 Status = Literal["ok", "miss", "false alarm", "absent", "unlabelled"]
 MEASURES = ("dsc", "recall", "precision", "surface_dice", "hd95_mm", "asd_mm", "volume_difference_percent")
 """The measures of a row, in the order of every table."""
+MEAN = "mean over organs"
+"""What the last line of a summary is called."""
 _UNITS = {
     "hd95_mm": "mm",
     "asd_mm": "mm",
@@ -99,7 +101,7 @@ class Line:
     """One line of a summary.
 
     Args:
-        organ: name of the organ, or "mean over organs".
+        organ: name of the organ, or `MEAN`.
         cases: cases that count: the organ is in the reference or was predicted.
         misses: cases in which it is in the reference and was not predicted.
         false_alarms: cases in which it was predicted and is not in the reference.
@@ -123,7 +125,7 @@ class Line:
     surface_dice: Statistic
     hd95_mm: Statistic
     asd_mm: Statistic
-    volume_difference_percent: Statistic = Statistic(None, None, 0)
+    volume_difference_percent: Statistic
 
 
 @dataclass(frozen=True)
@@ -290,7 +292,7 @@ def summarise(rows: Sequence[Row]) -> Summary:
     lines = tuple(_line(organ, [r for r in rows if r.organ == organ]) for organ in dict.fromkeys(r.organ for r in rows))
     means = {measure: statistic(getattr(line, measure).mean for line in lines) for measure in MEASURES}
     overall = Line(
-        organ="mean over organs",
+        organ=MEAN,
         cases=sum(line.cases for line in lines),
         misses=sum(line.misses for line in lines),
         false_alarms=sum(line.false_alarms for line in lines),

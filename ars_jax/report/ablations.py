@@ -9,12 +9,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from ars_jax.report.bands import REFERENCE_DASHES, band_figures, calm, draw_legend
+from ars_jax.metrics.table import MEAN
+from ars_jax.report.bands import REFERENCE_DASHES, band_figures, draw_legend
 from ars_jax.report.results import Arm
 from ars_jax.report.runs import number
-from ars_jax.report.seed_curves import MEAN, Curve, common_name, final_curve, final_dsc, validation_curve
+from ars_jax.report.seed_curves import Curve, common_name, final_curve, final_dsc, validation_curve
 from ars_jax.report.seeds import evaluation_of
-from ars_jax.report.style import FAINT, INK, NORMAL, RULE, SMALL, WIDTH_IN, run_colour
+from ars_jax.report.style import FAINT, INK, NORMAL, RULE, SMALL, WIDTH_IN, calm, run_colour
 from ars_jax.report.tables import TIMES
 
 GRID, LOW, RANGE = "loss.grid", "loss.a", "loss.b"
@@ -104,7 +105,7 @@ def range_figures(arms: Sequence[Arm]) -> dict[str, Figure]:
     figure = Figure(figsize=size, layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1, 2.2))
     for panel in (left, right):
-        calm(panel)
+        calm(panel, SMALL)
         panel.grid(axis="y", visible=False)
         panel.grid(axis="x", color=RULE, linewidth=0.6)
     _draw_ranges(left, ranges)

@@ -11,8 +11,9 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from ars_jax.report.seed_curves import MEAN, Curve, common_name, mean_and_sd
-from ars_jax.report.style import FAINT, INK, NORMAL, RULE, SMALL, WIDTH_IN, run_colour, run_dashes
+from ars_jax.metrics.table import MEAN
+from ars_jax.report.seed_curves import Curve, common_name, mean_and_sd
+from ars_jax.report.style import FAINT, INK, NORMAL, SMALL, WIDTH_IN, calm, run_colour, run_dashes
 
 MOST_LINES = 8
 MOST_MARKS = 12
@@ -112,7 +113,7 @@ def _groups_figure(
     figure = Figure(figsize=(WIDTH_IN, 3.4 * rows), layout=ConstrainedLayoutEngine(h_pad=0.06))
     panels = [figure.add_subplot(rows, columns, place) for place in range(1, len(groups) + 1)]
     for place, (panel, (title, group)) in enumerate(zip(panels, groups.items(), strict=True)):
-        calm(panel)
+        _calm(panel)
         handles = draw_bands(panel, group, MEAN, reference)
         panel.set_title(title, loc="left", fontsize=NORMAL, color=INK, pad=4, parse_math=False)
         scale(panel)
@@ -139,23 +140,13 @@ def _mosaic(organs: int) -> tuple[Figure, list[Axes]]:
         places = [(row, column) for row in range(rows) for column in range(columns) if row > 1 or column > 1]
         panels = [figure.add_subplot(grid[:2, :2]), *(figure.add_subplot(grid[place]) for place in places[:organs])]
     for panel in panels:
-        calm(panel)
+        _calm(panel)
     return figure, panels
 
 
-def calm(panel: Axes) -> None:
-    """Takes away what is not data.
-
-    Args:
-        panel: to be drawn on.
-    """
-    panel.grid(axis="y", color=RULE, linewidth=0.6)
-    panel.set_axisbelow(True)
-    panel.tick_params(which="both", labelsize=SMALL, colors=FAINT, length=0)
+def _calm(panel: Axes) -> None:
+    calm(panel, SMALL)
     panel.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    for side in ("top", "right", "left"):
-        panel.spines[side].set_visible(False)
-    panel.spines["bottom"].set_color(RULE)
 
 
 def draw_bands(panel: Axes, curves: Sequence[Curve], organ: str, reference: Curve | None) -> list[Line2D]:

@@ -6,10 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
-from ars_jax.metrics.table import Line, Row
+from ars_jax.metrics.table import MEAN, Line, Row
 from ars_jax.report.differences import difference_sheets
 from ars_jax.report.results import Results
-from ars_jax.report.seed_curves import MEAN
 from ars_jax.report.seeds import (
     Scores,
     Setting,
@@ -19,7 +18,6 @@ from ars_jax.report.seeds import (
     reservations,
     scores_of,
     setting_of,
-    volume_differences,
 )
 from ars_jax.report.sheets import (
     HIGHER,
@@ -140,7 +138,7 @@ def _measure_sheet(scores: Sequence[Scores], setting: Setting, lines: Lines) -> 
     rows = []
     for index, (entry, line) in enumerate(zip(scores, overall, strict=True)):
         values = [mean_spread(line and getattr(line, m.field), m.digits, bold=index in best[m.field]) for m in MEASURES]
-        values.append(mean_spread(volume_differences(entry), 1, signed=True))
+        values.append(mean_spread(line and line.volume_difference_percent, 1, signed=True))
         rows.append((word(entry.arm.name), number(len(entry.rows), 0), *values, *_failures(_rows([entry]))))
     arrows = [LOWER if measure.unit else HIGHER for measure in MEASURES]
     measures = [

@@ -11,7 +11,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from ars_jax.report.runs import Run, mean_dsc, number, organs_of, position
-from ars_jax.report.style import FAINT, INK, RULE, run_colour, run_dashes
+from ars_jax.report.style import FAINT, INK, NORMAL, calm, run_colour, run_dashes
 
 WIDTH_IN = 10.4
 POINTS = 160
@@ -128,17 +128,8 @@ def _panels(count: int) -> tuple[Figure, list[Axes]]:
     for panel in axes[count:]:
         panel.remove()
     for panel in axes[:count]:
-        _calm(panel)
+        calm(panel, NORMAL)
     return figure, list(axes[:count])
-
-
-def _calm(panel: Axes) -> None:
-    panel.grid(axis="y", color=RULE, linewidth=0.6)
-    panel.set_axisbelow(True)
-    panel.tick_params(which="both", labelsize=8, colors=FAINT, length=0)
-    for side in ("top", "right", "left"):
-        panel.spines[side].set_visible(False)
-    panel.spines["bottom"].set_color(RULE)
 
 
 def _scale_loss(panel: Axes) -> None:

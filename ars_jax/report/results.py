@@ -1,6 +1,6 @@
 """An experiment's results: the runs of each arm, read back from the folder that `ars-jax experiment` leaves."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -87,11 +87,23 @@ def read_results(folder: Path) -> Results:
     entries = _field(path, content, "arms", list)
     title = _field(path, content, "title", str)
     arms = tuple(_arm(path, entry) for entry in entries)
-    folds = {fold is None for arm in arms for _, fold in arm.planned}
-    if len(folds) > 1:
+    check_folds(path, [fold for arm in arms for _, fold in arm.planned])
+    return Results(title, folder, arms)
+
+
+def check_folds(path: Path, folds: Sequence[int | None]) -> None:
+    """Refuses runs with folds beside runs without.
+
+    Args:
+        path: of the index, for the message.
+        folds: of all planned runs.
+
+    Raises:
+        UserError: some are None and some are not.
+    """
+    if len({fold is None for fold in folds}) > 1:
         found, wanted = "runs with and without folds", "one way of splitting, since their cases are pooled"
         raise UserError(path, found=found, wanted=wanted, fix="train the others as an experiment of their own")
-    return Results(title, folder, arms)
 
 
 def _arm(path: Path, entry: object) -> Arm:

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ars_jax.metrics.table import summarise
+from ars_jax.metrics.table import MEAN, summarise
 from ars_jax.report.results import Arm, Trial, by_seed
 from ars_jax.report.runs import mean_dsc, number, organs_of, position
+from ars_jax.report.seeds import evaluation_of, pooled_rows
 from ars_jax.report.tables import case_means
-
-MEAN = "mean over organs"
 
 
 @dataclass(frozen=True)
@@ -56,8 +55,8 @@ def final_dsc(arm: Arm) -> dict[int, dict[str, float]]:
         UserError: the folds of a seed were scored by different conventions.
     """
     found = {}
-    for seed, trials in by_seed(arm).items():
-        summary = summarise([row for trial in trials if trial.run.evaluation for row in trial.run.evaluation.rows])
+    for seed, rows in pooled_rows(arm).items():
+        summary = summarise(rows)
         means = {line.organ: line.dsc.mean for line in summary.organs} | {MEAN: summary.overall.dsc.mean}
         found[seed] = {organ: mean for organ, mean in means.items() if mean is not None}
     return found
@@ -155,7 +154,7 @@ def mean_case_dsc(arm: Arm) -> dict[str, float]:
     """
     found: dict[str, list[float]] = {}
     for trial in arm.trials:
-        for case, mean in case_means(trial.run.evaluation).items() if trial.run.evaluation else ():
+        for case, mean in case_means(evaluation_of(trial)).items():
             if not np.isnan(mean):
                 found.setdefault(case, []).append(mean)
     return {case: float(np.mean(means)) for case, means in found.items()}
@@ -175,7 +174,7 @@ def median_trial(arm: Arm, case: str) -> Trial | None:
         seed: trial
         for seed, trials in by_seed(arm).items()
         for trial in trials
-        if trial.run.evaluation and any(row.case == case for row in trial.run.evaluation.rows)
+        if any(row.case == case for row in evaluation_of(trial).rows)
     }
     means = final_dsc(arm)
     ranked = sorted(scored, key=lambda seed: (means[seed].get(MEAN, np.nan), seed))

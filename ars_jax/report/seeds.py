@@ -6,10 +6,9 @@ from pathlib import PurePath
 from typing import TypeVar
 
 from ars_jax.errors import UserError
-from ars_jax.metrics.table import Line, Row, Statistic, statistic, summarise
+from ars_jax.metrics.table import MEASURES, Line, Row, statistic, summarise
 from ars_jax.report.results import Arm, Place, Results, Trial, by_seed, planned_folds, whole_seeds
 from ars_jax.report.runs import Evaluation
-from ars_jax.report.tables import MEASURES
 
 T = TypeVar("T")
 
@@ -65,10 +64,18 @@ def scores_of(results: Results) -> list[Scores]:
     Returns:
         One entry per arm, in order.
     """
-    return [Scores(arm, _pooled(whole)) for arm, whole in zip(results.arms, whole_seeds(results), strict=True)]
+    return [Scores(arm, pooled_rows(whole)) for arm, whole in zip(results.arms, whole_seeds(results), strict=True)]
 
 
-def _pooled(arm: Arm) -> dict[int, tuple[Row, ...]]:
+def pooled_rows(arm: Arm) -> dict[int, tuple[Row, ...]]:
+    """Gathers what an arm scored.
+
+    Args:
+        arm: with finished trials.
+
+    Returns:
+        Seed to the rows of all its folds, by rising seed.
+    """
     return {
         seed: tuple(row for trial in trials for row in evaluation_of(trial).rows)
         for seed, trials in by_seed(arm).items()
@@ -162,7 +169,7 @@ def over_seeds(scores: Scores) -> tuple[dict[str, Line], Line | None]:
 
 
 def _joined(lines: Sequence[Line]) -> Line:
-    means = {m.field: statistic(getattr(line, m.field).mean for line in lines) for m in MEASURES}
+    means = {measure: statistic(getattr(line, measure).mean for line in lines) for measure in MEASURES}
     return Line(
         organ=lines[0].organ,
         cases=sum(line.cases for line in lines),
@@ -170,29 +177,6 @@ def _joined(lines: Sequence[Line]) -> Line:
         false_alarms=sum(line.false_alarms for line in lines),
         **means,
     )
-
-
-def volume_differences(scores: Scores) -> Statistic:
-    """Averages how much larger than the reference an arm segments, over cases, organs and then seeds.
-
-    Args:
-        scores: of an arm.
-
-    Returns:
-        Mean and spread over seeds of the mean over organs of the mean over cases of (prediction - reference) /
-        reference, %; below 0 an arm segments too little. A missed organ is left out, as it is of the distances: it is
-        counted elsewhere, and -100 % would turn failing into shrinking.
-    """
-    return statistic(_mean_volume_difference(rows) for rows in scores.rows.values())
-
-
-def _mean_volume_difference(rows: Sequence[Row]) -> float | None:
-    found: dict[str, list[float]] = {}
-    for row in rows:
-        if row.status == "ok" and row.volume_reference_ml:
-            relative = (row.volume_prediction_ml - row.volume_reference_ml) / row.volume_reference_ml
-            found.setdefault(row.organ, []).append(100 * relative)
-    return statistic(statistic(values).mean for values in found.values()).mean
 
 
 def header(setting: Setting) -> str:

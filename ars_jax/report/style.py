@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ars_jax.files import written_atomically
@@ -64,6 +65,21 @@ def organ_colour(index: int) -> str:
         A hexadecimal colour.
     """
     return ORGAN_COLOURS[index % len(ORGAN_COLOURS)]
+
+
+def calm(panel: Axes, size: float) -> None:
+    """Takes away what is not data.
+
+    Args:
+        panel: to be drawn on.
+        size: of the numbers on its axes.
+    """
+    panel.grid(axis="y", color=RULE, linewidth=0.6)
+    panel.set_axisbelow(True)
+    panel.tick_params(which="both", labelsize=size, colors=FAINT, length=0)
+    for side in ("top", "right", "left"):
+        panel.spines[side].set_visible(False)
+    panel.spines["bottom"].set_color(RULE)
 
 
 def data_uri(figure: Figure) -> str:

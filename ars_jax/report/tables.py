@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ars_jax.metrics.table import Line, Row, Statistic, Summary, summarise
+from ars_jax.metrics.table import MEAN, Line, Row, Statistic, Summary, summarise
 from ars_jax.report.runs import Evaluation, Run, organs_of
 
 NONE = "\N{EM DASH}"
@@ -168,7 +168,7 @@ def _comparison(measure: Measure, runs: Sequence[Run], summaries: Sequence[Summa
         unit=_by_convention(measure, conventions, tolerances) if measure.surface else "",
         corner="organ",
         columns=(*(Column(run.name, index) for index, run in enumerate(runs)), *([Column("cases")] * counted)),
-        entries=(*entries, Entry("mean over organs", (*overall, *([Cell("")] * counted)), total=True)),
+        entries=(*entries, Entry(MEAN, (*overall, *([Cell("")] * counted)), total=True)),
     )
 
 

@@ -7,10 +7,10 @@ from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
+from ars_jax.metrics.table import MEAN
 from ars_jax.report.ablations import division_figures, range_figures, validation_figures
 from ars_jax.report.bands import MOST_LINES, slug
 from ars_jax.report.results import Arm
-from ars_jax.report.seed_curves import MEAN
 from ars_jax.report.tables import TIMES
 from tests.report.fake_arms import made_arm, made_trial
 

@@ -16,7 +16,7 @@ from ars_jax.errors import UserError
 from ars_jax.metrics.table import Row
 from ars_jax.report.comparison import comparison, write_comparison
 from ars_jax.report.results import Results, read_results
-from ars_jax.report.seeds import Setting, over_seeds, scores_of, volume_differences
+from ars_jax.report.seeds import Setting, over_seeds, scores_of
 from ars_jax.report.sheets import HIGHER, LOWER, MINUS, NONE, Cell, Sheet, latex
 from tests.report.fake_experiments import CASES, FakeArm, make_experiment
 from tests.report.fake_runs import ORGANS
@@ -290,7 +290,9 @@ def test_too_large_and_too_small_volumes_can_be_told_apart() -> None:
     template = base.rows[0]
     first = sized(0, {"Liver": [(15, 10, "ok"), (9, 10, "ok"), (0, 10, "miss")], "Spleen": [(5, 10, "ok")]})
     second = sized(1, {"Liver": [(10, 10, "ok")], "Spleen": [(3, 0, "false alarm"), (0, 0, "absent")]})
-    found = volume_differences(replace(base, rows=first | second))
+    _, overall = over_seeds(replace(base, rows=first | second))
+    assert overall is not None
+    found = overall.volume_difference_percent
     assert found.mean == pytest.approx(((20 - 50) / 2 + 0) / 2)
     assert found.sd == pytest.approx(statistics.stdev([-15, 0]))
     row = sheets_of(replace(base, rows=first | second))["measures"].parts[0].rows[0]

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from ars_jax.errors import UserError
+from ars_jax.metrics.table import MEAN
 from ars_jax.report.ablations import division_figures, range_figures
 from ars_jax.report.results import INDEX, Results, has_whole_seed, read_results, whole_seeds
-from ars_jax.report.seed_curves import MEAN, final_dsc
+from ars_jax.report.seed_curves import final_dsc
 from tests.report.fake_arms import made_arm, made_trial
 from tests.report.fake_experiments import FakeArm, make_experiment
 
