@@ -70,10 +70,10 @@ def test_one_command_trains_scores_and_compares(data: Path, tmp_path: Path, caps
         assert [line["kind"] for line in lines_of(out / folder)].count("end") == 1
         about = json.loads((out / folder / "evaluation" / "table.json").read_text())["about"]
         assert (about["cases"], about["checkpoint"]) == ("validation", "newest")
-    with (out / "tables" / "organs.csv").open() as file:
+    with (out / "tables" / "organs.csv").open(encoding="utf-8") as file:
         text = " ".join(",".join(row) for row in csv.reader(file))
     assert all(word in text for word in ("Ball_L", "Ball_R", "B+ARS"))
-    assert "Two balls" in (out / "tables" / "summary.md").read_text()
+    assert "Two balls" in (out / "tables" / "summary.md").read_text(encoding="utf-8")
     assert (out / "figures" / "validation_curves.png").is_file()
     assert (out / "figures" / "division_curve.png").is_file(), "the settings of the arms are lost"
     before = {name: content for name, content in files_of(out / "runs").items()}

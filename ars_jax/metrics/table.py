@@ -382,7 +382,7 @@ def read_json(path: Path | str) -> list[Row]:
     wanted = "a table that `ars-jax evaluate` wrote"
     fix = "give the table.json of an evaluated run"
     try:
-        content: Any = json.loads(Path(path).read_text())
+        content: Any = json.loads(Path(path).read_text(encoding="utf-8"))
         rows = [Row(**row) for row in content["rows"]]
     except FileNotFoundError as error:
         raise UserError(path, found="no such file", wanted=wanted, fix=fix) from error
