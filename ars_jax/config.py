@@ -115,14 +115,14 @@ class ModelConfig:
     """The V-Net.
 
     Args:
-        variant: which public form.
+        variant: the published figure's network, the one that its authors released, or MONAI's.
         base_channels: channels of the first stage (the paper: 16).
         kernel_size: side of the convolutions (the paper: 5).
         dropout: the share of channels dropped at depth.
         dtype: type of the computation; parameters and losses are float32.
     """
 
-    variant: Literal["figure"] = "figure"
+    variant: Literal["figure", "released", "monai"] = "figure"
     base_channels: int = 16
     kernel_size: int = 5
     dropout: float = 0.0

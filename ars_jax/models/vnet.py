@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
@@ -12,7 +13,8 @@ from jax.typing import DTypeLike
 
 from ars_jax.models.layers import Convolution, Downsampling, Form, PReLU, Upsampling
 
-Variant = Literal["figure"]
+Variant = Literal["figure", "released", "monai"]
+Activation = Callable[[jax.Array], jax.Array]
 
 STRIDE = 16
 """Every side of the input must be a multiple of this: four halvings."""
@@ -24,8 +26,36 @@ From equal probabilities the false positives of small organs fill the volume, an
 steps to take them back.
 """
 
-_CONVOLUTIONS = {"figure": ((1, 2, 3, 3, 3), (3, 3, 2, 1))}
-"""Convolutions per stage on the way down and on the way up."""
+
+@dataclass(frozen=True)
+class _Design:
+    """What the variants differ in.
+
+    Attributes:
+        down: convolutions of the stages on the way down.
+        up: convolutions of the stages on the way up, from the deepest.
+        activation: makes an activation.
+        twice: whether a stage's last convolution has an activation of its own in front of the sum, besides that of the
+            sum; the first stage's never has.
+        dropped: places where whole channels are dropped: "encoder_i" is what leaves stage i on the way down, "branch_i"
+            what its convolutions see but not its residual, "skip_i" what the stage up gets of it by the skip
+            connection, "below_i" what the stage up gets from below.
+    """
+
+    down: tuple[int, ...]
+    up: tuple[int, ...]
+    activation: Callable[[], Activation]
+    twice: bool
+    dropped: frozenset[str]
+
+
+_DEPTH = frozenset({"encoder_3", "below_3", "below_2"})
+_MONAI = frozenset({"branch_3", "branch_4", "below_3", "below_2", "skip_3", "skip_2", "skip_1", "skip_0"})
+_DESIGNS = {
+    "figure": _Design((1, 2, 3, 3, 3), (3, 3, 2, 1), PReLU, twice=False, dropped=_DEPTH),
+    "released": _Design((1, 1, 2, 3, 3), (3, 2, 1, 1), PReLU, twice=False, dropped=_DEPTH),
+    "monai": _Design((1, 1, 2, 3, 2), (2, 2, 1, 1), lambda: nn.elu, twice=True, dropped=_MONAI),
+}
 
 
 class VNet(nn.Module):
@@ -36,10 +66,17 @@ class VNet(nn.Module):
     normalisation carry no bias. The paper names batch normalisation and dropout but neither places nor rate: here
     whole channels are dropped after the two deepest stages down and the deepest stage up.
 
+    The variants, with their parameters for one input channel, two classes and the other defaults:
+
+    - `"figure"`: the published figure's 1, 2, 3, 3, 3 convolutions down and 3, 3, 2, 1 up; 65.2 million.
+    - `"released"`: the authors' released network's 1, 1, 2, 3, 3 and 3, 2, 1, 1; 62.0 million.
+    - `"monai"`: the network of MONAI's `VNet` with 1, 1, 2, 3, 2 and 2, 2, 1, 1, ELU instead of PReLU, activations in
+      front of each sum and after it, and dropout of its own places (MONAI's default rate is 0.5); 45.6 million. MONAI's
+      upsampling also has biases, 240 numbers, which the batch normalisation behind them takes out again.
+
     Attributes:
         classes: output channels, background included.
-        variant: `"figure"`: the published figure's 1, 2, 3, 3, 3 convolutions down and 3, 3, 2, 1 up, 65.2 million
-            parameters with one input channel, two classes and the other defaults.
+        variant: `"figure"`, `"released"` or `"monai"`.
         base_channels: channels of the first stage; the paper has 16.
         kernel_size: odd side of the stages' convolutions; the paper has 5.
         dropout: the share of channels dropped, within [0, 1).
@@ -71,53 +108,61 @@ class VNet(nn.Module):
         """
         if any(side % STRIDE for side in x.shape[1:4]):
             raise ValueError(f"V-Net sides must be multiples of {STRIDE}; the input is {x.shape}: pad it first")
+        design = _DESIGNS[self.variant]
+        act = design.activation
         convolution = partial(Convolution, kernel_size=self.kernel_size, form=self.form, dtype=self.dtype)
         norm = partial(nn.BatchNorm, use_running_average=not train, momentum=0.9, dtype=self.dtype)
-        block = partial(Block, convolution=convolution, norm=norm)
-        drop = nn.Dropout(self.dropout, broadcast_dims=(1, 2, 3), deterministic=not train)
-        down, up = _CONVOLUTIONS[self.variant]
+        block = partial(Block, convolution=convolution, norm=norm, activation=act, twice=design.twice)
+        dropout = nn.Dropout(self.dropout, broadcast_dims=(1, 2, 3), deterministic=not train)
+
+        def drop(x: jax.Array, place: str) -> jax.Array:
+            return dropout(x) if place in design.dropped else x
 
         x = x.astype(self.dtype)
-        x = block(down[0], name="encoder_0")(x, _repeat_channels(x, self.base_channels))
+        x = block(design.down[0], twice=False, name="encoder_0")(x, _repeat_channels(x, self.base_channels))
         skips = []
-        for stage, count in enumerate(down[1:], start=1):
+        for stage, count in enumerate(design.down[1:], start=1):
             skips.append(x)
             x = Downsampling(2 * x.shape[-1], dtype=self.dtype, name=f"down_{stage}")(x)
-            x = PReLU()(norm(name=f"down_{stage}_norm")(x))
-            x = block(count, name=f"encoder_{stage}")(x, x)
-            x = drop(x) if stage >= 3 else x
-        for stage, count in zip((3, 2, 1, 0), up, strict=True):
-            skip = skips[stage]
+            x = act()(norm(name=f"down_{stage}_norm")(x))
+            x = block(count, name=f"encoder_{stage}")(drop(x, f"branch_{stage}"), x)
+            x = drop(x, f"encoder_{stage}")
+        for stage, count in zip((3, 2, 1, 0), design.up, strict=True):
+            x, skip = drop(x, f"below_{stage}"), drop(skips[stage], f"skip_{stage}")
             x = Upsampling(skip.shape[-1], dtype=self.dtype, name=f"up_{stage}")(x)
-            x = PReLU()(norm(name=f"up_{stage}_norm")(x))
+            x = act()(norm(name=f"up_{stage}_norm")(x))
             x = jnp.concatenate([x, skip], axis=-1)
             x = block(count, name=f"decoder_{stage}")(x, x)
-            x = drop(x) if stage == 3 else x
-        x = PReLU()(norm(name="head_norm")(convolution(self.classes, name="head")(x)))
+        x = act()(norm(name="head_norm")(convolution(self.classes, name="head")(x)))
         logits = convolution(self.classes, kernel_size=1, use_bias=True, bias_init=_prior_bias, name="logits")(x)
         return logits.astype(jnp.float32)
 
 
 class Block(nn.Module):
-    """Convolutions, each with norm and PReLU; the residual is added before the last activation.
+    """Convolutions, each with norm and activation; the residual is added before the last activation.
 
     Attributes:
         count: number of convolutions.
         convolution: makes a convolution of the given features.
         norm: makes a normalisation.
+        activation: makes an activation.
+        twice: whether the last convolution has an activation of its own, in front of the sum.
     """
 
     count: int
     convolution: Callable[..., nn.Module]
     norm: Callable[..., nn.Module]
+    activation: Callable[[], Activation] = PReLU
+    twice: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, residual: jax.Array) -> jax.Array:
         """Maps `x` `[b, z, y, x, c]` to the shape of `residual` `[b, z, y, x, features]`."""
         for index in range(self.count):
             x = self.norm()(self.convolution(residual.shape[-1])(x))
-            x = PReLU()(x + residual if index == self.count - 1 else x)
-        return x
+            if self.twice or index < self.count - 1:
+                x = self.activation()(x)
+        return self.activation()(x + residual)
 
 
 def _prior_bias(key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> jax.Array:
