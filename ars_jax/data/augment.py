@@ -15,6 +15,9 @@ from ars_jax.data.plan import Sample
 FloatRange = tuple[float, float]
 X_AXIS = 2
 
+_SLAB_BYTES = 2**20
+"""What is interpolated at once: its temporaries stay in the processor's cache, twice as fast on 128 x 144 x 256."""
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -38,43 +41,103 @@ class Augmentation:
     swap: tuple[tuple[int, int], ...] = ()
 
 
-def augment(
-    rng: np.random.Generator, sample: Sample, canvas: Sequence[int], augmentation: Augmentation, fill: float
-) -> Sample:
-    """Flips, shifts and scales a sample at random and lays it on the canvas by one resample.
+@dataclass(frozen=True)
+class Draw:
+    """One random change, drawn for one sample.
 
-    Image and label move together; a flip along x exchanges the channels of `swap` in `label` and `labelled`. The number
-    of random values drawn is always the same, so switching one change off leaves the others as they were. Without
-    scaling the shifts are whole voxels, so that values are copied, not interpolated.
+    Attributes:
+        flip: which of the axes z, y, x are mirrored.
+        scale: magnification.
+        shift: along z, y, x in canvas voxels.
+        factor: of the image's values.
+        offset: added to them afterwards.
+    """
+
+    flip: tuple[bool, bool, bool] = (False, False, False)
+    scale: float = 1.0
+    shift: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    factor: float = 1.0
+    offset: float = 0.0
+
+
+UNCHANGED = Draw()
+
+
+def draw(rng: np.random.Generator, shape: Sequence[int], canvas: Sequence[int], augmentation: Augmentation) -> Draw:
+    """Draws a random change.
+
+    The number of random values drawn is always the same, so switching one change off leaves the others as they were.
 
     Args:
         rng: source of all randomness.
-        sample: image float32 [z, y, x] and label.
+        shape: voxels z, y, x of the sample.
         canvas: voxels z, y, x of the result.
         augmentation: the ranges.
-        fill: image value outside of the sample (normalised air, see `prepare.fill_value`).
 
     Returns:
-        The sample on the canvas; the same name, element types and number of classes.
+        The change, which `apply` makes here and `resample.resample` on a device.
     """
     flips = (rng.random(3) < 0.5) & np.asarray(augmentation.flip)
     scale = rng.uniform(*augmentation.scale)
     shifts = rng.uniform(-1.0, 1.0, 3)
     factor = 1.0 + augmentation.intensity_scale * rng.uniform(-1.0, 1.0)
     offset = augmentation.intensity_shift * rng.uniform(-1.0, 1.0)
-    lines = [
-        source_line(
-            side, target, flip=flip, scale=scale, shift=shift * shift_limit(side, target, scale, augmentation.translate)
-        )
-        for side, target, flip, shift in zip(sample.label.shape, canvas, flips, shifts, strict=True)
-    ]
-    moved = _resampled(sample, lines, fill)
-    image = moved.image if (factor, offset) == (1.0, 0.0) else moved.image * np.float32(factor) + np.float32(offset)
-    label, labelled = moved.label, moved.labelled
-    if flips[X_AXIS]:
-        exchange = _exchange(len(labelled), augmentation.swap)
-        label, labelled = exchange[label], labelled[exchange]
+    z, y, x = (
+        shift * shift_limit(side, target, scale, augmentation.translate)
+        for side, target, shift in zip(shape, canvas, shifts.tolist(), strict=True)
+    )
+    mirror_z, mirror_y, mirror_x = flips.tolist()
+    return Draw((mirror_z, mirror_y, mirror_x), scale, (z, y, x), factor, offset)
+
+
+def apply(drawn: Draw, sample: Sample, canvas: Sequence[int], swap: Sequence[tuple[int, int]], fill: float) -> Sample:
+    """Makes a drawn change, by one resample.
+
+    Image and label move together; a flip along x exchanges the channels of `swap` in `label` and `labelled`. Without
+    scaling the shifts are whole voxels, so that values are copied, not interpolated.
+
+    Args:
+        drawn: the change.
+        sample: image float32 [z, y, x] and label.
+        canvas: voxels z, y, x of the result.
+        swap: pairs of channel numbers.
+        fill: image value outside of the sample (normalised air, see `prepare.fill_value`).
+
+    Returns:
+        The sample on the canvas; the same name, element types and number of classes.
+    """
+    lines = source_lines(drawn, sample.label.shape, canvas)
+    image, label = sample_linear(sample.image, lines, fill), sample_nearest(sample.label, lines)
+    if (drawn.factor, drawn.offset) != (1.0, 0.0):
+        image *= np.float32(drawn.factor)
+        image += np.float32(drawn.offset)
+    labelled = sample.labelled
+    if drawn.flip[X_AXIS] and swap:
+        exchange = exchange_table(len(labelled), swap)
+        # Two to four times as fast as indexing the table by the label map.
+        table = exchange.tobytes().ljust(256, b"\0")
+        label = np.frombuffer(bytearray(label).translate(table), np.uint8).reshape(label.shape)
+        labelled = labelled[exchange]
     return Sample(sample.name, image, label, labelled)
+
+
+def augment(
+    rng: np.random.Generator, sample: Sample, canvas: Sequence[int], augmentation: Augmentation, fill: float
+) -> Sample:
+    """Flips, shifts and scales a sample at random and lays it on the canvas: `draw`, then `apply`.
+
+    Args:
+        rng: source of all randomness.
+        sample: image float32 [z, y, x] and label.
+        canvas: voxels z, y, x of the result.
+        augmentation: the ranges.
+        fill: image value outside of the sample.
+
+    Returns:
+        The sample on the canvas; the same name, element types and number of classes.
+    """
+    drawn = draw(rng, sample.label.shape, canvas, augmentation)
+    return apply(drawn, sample, canvas, augmentation.swap, fill)
 
 
 def place(sample: Sample, canvas: Sequence[int], fill: float) -> Sample:
@@ -88,8 +151,7 @@ def place(sample: Sample, canvas: Sequence[int], fill: float) -> Sample:
     Returns:
         The sample on the canvas, at the place that `prepare.pad_to` would give it.
     """
-    lines = [source_line(side, target) for side, target in zip(sample.label.shape, canvas, strict=True)]
-    return _resampled(sample, lines, fill)
+    return apply(UNCHANGED, sample, canvas, (), fill)
 
 
 def shift_limit(side: int, target: int, scale: float, translate: float) -> float:
@@ -107,6 +169,23 @@ def shift_limit(side: int, target: int, scale: float, translate: float) -> float
     """
     overhang = (side * scale - target) / 2
     return max(overhang, translate * target if side <= target else 0.0)
+
+
+def source_lines(drawn: Draw, shape: Sequence[int], canvas: Sequence[int]) -> list[np.ndarray]:
+    """Source coordinates of the canvas along each axis.
+
+    Args:
+        drawn: the change.
+        shape: voxels z, y, x of the sample.
+        canvas: voxels z, y, x of the result.
+
+    Returns:
+        Along z, y, x what `source_line` gives.
+    """
+    return [
+        source_line(side, target, flip=flip, scale=drawn.scale, shift=shift)
+        for side, target, flip, shift in zip(shape, canvas, drawn.flip, drawn.shift, strict=True)
+    ]
 
 
 def source_line(side: int, target: int, *, flip: bool = False, scale: float = 1.0, shift: float = 0.0) -> np.ndarray:
@@ -140,17 +219,14 @@ def sample_linear(image: np.ndarray, lines: Sequence[np.ndarray], fill: float) -
     Returns:
         float32, one side per line; whole coordinates copy the image's values.
     """
-    for axis, line in enumerate(lines):
-        low = np.floor(line).astype(np.intp)
-        weight = (line - low).astype(np.float32)
-        below = _gather(image, low, axis, fill)
-        if weight.any():
-            above = _gather(image, low + 1, axis, fill)
-            above -= below
-            above *= np.expand_dims(weight, tuple(other for other in range(image.ndim) if other != axis))
-            below += above
-        image = below
-    return image
+    planes = max(1, _SLAB_BYTES // max(1, image[0].nbytes))
+    if planes >= len(lines[0]):
+        return _linear(image, lines, fill)
+    result = np.empty([len(line) for line in lines], image.dtype)
+    for first in range(0, len(result), planes):
+        slab = slice(first, first + planes)
+        result[slab] = _linear(image, [lines[0][slab], *lines[1:]], fill)
+    return result
 
 
 def sample_nearest(label: np.ndarray, lines: Sequence[np.ndarray]) -> np.ndarray:
@@ -168,9 +244,18 @@ def sample_nearest(label: np.ndarray, lines: Sequence[np.ndarray]) -> np.ndarray
     return label
 
 
-def _resampled(sample: Sample, lines: Sequence[np.ndarray], fill: float) -> Sample:
-    image = sample_linear(sample.image, lines, fill)
-    return Sample(sample.name, image, sample_nearest(sample.label, lines), sample.labelled)
+def _linear(image: np.ndarray, lines: Sequence[np.ndarray], fill: float) -> np.ndarray:
+    for axis, line in enumerate(lines):
+        low = np.floor(line).astype(np.intp)
+        weight = (line - low).astype(np.float32)
+        below = _gather(image, low, axis, fill)
+        if weight.any():
+            above = _gather(image, low + 1, axis, fill)
+            above -= below
+            above *= np.expand_dims(weight, tuple(other for other in range(image.ndim) if other != axis))
+            below += above
+        image = below
+    return image
 
 
 def _gather(array: np.ndarray, index: np.ndarray, axis: int, fill: float) -> np.ndarray:
@@ -185,7 +270,16 @@ def _gather(array: np.ndarray, index: np.ndarray, axis: int, fill: float) -> np.
     return taken
 
 
-def _exchange(classes: int, swap: Sequence[tuple[int, int]]) -> np.ndarray:
+def exchange_table(classes: int, swap: Sequence[tuple[int, int]]) -> np.ndarray:
+    """The channel that each channel becomes in a flip along x.
+
+    Args:
+        classes: number of channels.
+        swap: pairs of channels that change places.
+
+    Returns:
+        uint8 [classes].
+    """
     table = np.arange(classes, dtype=np.uint8)
     for left, right in swap:
         table[[left, right]] = right, left

@@ -4,9 +4,14 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from ars_jax.data import augment as module
 from ars_jax.data.augment import (
     Augmentation,
+    Draw,
+    apply,
     augment,
+    draw,
+    exchange_table,
     place,
     sample_linear,
     sample_nearest,
@@ -50,6 +55,43 @@ def test_sampling_equals_scipy_affine_transform():
         sample.image, matrix, output_shape=canvas, order=1, mode="grid-constant", cval=-3.0
     )
     np.testing.assert_allclose(sample_linear(sample.image, lines, -3.0), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [1, 700])
+def test_slabs_are_the_whole(monkeypatch, size):
+    """One plane at a time, or two and a rest of one."""
+    sample, lines = sample_of(), lines_of(SHAPE, (5, 10, 9), scale=1.23, shift=1.7)
+    whole = sample_linear(sample.image, lines, -1)
+    monkeypatch.setattr(module, "_SLAB_BYTES", size)
+    np.testing.assert_array_equal(sample_linear(sample.image, lines, -1), whole)
+
+
+def test_augmenting_is_drawing_then_applying():
+    sample, canvas = sample_of(), (6, 9, 8)
+    drawn = draw(np.random.default_rng(7), SHAPE, canvas, EVERYTHING)
+    applied = apply(drawn, sample, canvas, EVERYTHING.swap, -1)
+    whole = augment(np.random.default_rng(7), sample, canvas, EVERYTHING, -1)
+    np.testing.assert_array_equal(applied.image, whole.image)
+    np.testing.assert_array_equal(applied.label, whole.label)
+    np.testing.assert_array_equal(applied.labelled, whole.labelled)
+
+
+def test_a_draw_is_plain_numbers():
+    """So that it is printed, compared and written down as it is."""
+    drawn = draw(np.random.default_rng(7), SHAPE, SHAPE, EVERYTHING)
+    numbers = (*drawn.shift, drawn.scale, drawn.factor, drawn.offset)
+    assert {type(number) for number in numbers} == {float}
+    assert {type(flip) for flip in drawn.flip} == {bool}
+
+
+def test_the_highest_channel_is_exchanged_too():
+    label = np.arange(255, dtype=np.uint8).reshape(1, 1, 255)
+    sample = Sample("case", np.zeros(label.shape, np.float32), label, np.arange(255) != 254)
+    result = apply(Draw(flip=(False, False, True)), sample, label.shape, ((1, 254),), 0)
+    expected = exchange_table(255, ((1, 254),))[label[..., ::-1]]
+    np.testing.assert_array_equal(result.label, expected)
+    assert np.flatnonzero(~result.labelled).tolist() == [1]
+    assert result.label.flags.writeable
 
 
 def test_without_change_the_sample_is_copied():
