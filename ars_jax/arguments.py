@@ -15,6 +15,7 @@ def demo_arguments(parser: ArgumentParser) -> None:
     """Adds the arguments of `ars-jax demo`."""
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder for data, run and report")
     parser.add_argument("--options", type=list[str], default=[], help="options of train, e.g. '[\"--train.epochs=2\"]'")
+    add_compiled(parser)
 
 
 def phantom_arguments(parser: ArgumentParser) -> None:
@@ -42,11 +43,13 @@ def train_arguments(parser: ArgumentParser) -> None:
     """Adds the arguments of `ars-jax train`."""
     add_config(parser)
     parser.add_argument("--resume", action="store_true", help="go on from the run's newest checkpoint")
+    add_compiled(parser)
 
 
 def experiment_arguments(parser: ArgumentParser) -> None:
     """Adds the arguments of `ars-jax experiment`."""
     add_experiment(parser)
+    add_compiled(parser)
 
 
 def predict_arguments(parser: ArgumentParser) -> None:
@@ -55,6 +58,7 @@ def predict_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("images", type=Path, nargs="+", help="volume files, or folders of one DICOM series")
     parser.add_argument("--out", type=Path, required=True, help="folder for the label maps")
     add_checkpoint(parser)
+    add_compiled(parser)
 
 
 def evaluate_arguments(parser: ArgumentParser) -> None:
@@ -78,6 +82,7 @@ def evaluate_arguments(parser: ArgumentParser) -> None:
         "--out", type=Path, default=None, help="folder for the tables; of a run by default its folder evaluation"
     )
     add_checkpoint(parser)
+    add_compiled(parser)
 
 
 def report_arguments(parser: ArgumentParser) -> None:
@@ -147,8 +152,20 @@ def gradients_arguments(parser: ArgumentParser) -> None:
     modes = Literal["through", "stop"] | None
     parser.add_argument("--adaptive_gradient", type=modes, default=None, help="the run's by default, else through")
     parser.add_argument("--organ", type=str | None, default=None, help="whose regions are drawn; the worst by default")
+    add_compiled(parser)
 
 
 def add_checkpoint(parser: ArgumentParser) -> None:
     """Adds the choice between the best and the newest parameters of a run."""
     parser.add_argument("--checkpoint", type=Literal["best", "newest"], default="best", help="which parameters")
+
+
+def add_compiled(parser: ArgumentParser) -> None:
+    """Adds the folder of compiled programs."""
+    parser.add_argument(
+        "--compiled",
+        type=Path | None,
+        default=None,
+        help="folder that keeps compiled programs for later runs; by default JAX_COMPILATION_CACHE_DIR, else "
+        "ars_jax/compiled in the user's folder for caches; JAX_ENABLE_COMPILATION_CACHE=false keeps none",
+    )

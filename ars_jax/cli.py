@@ -4,7 +4,7 @@ import logging
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         with as_user_error(words):
             arguments = _parser().parse_args(words or ["--help"])
         command, _ = _COMMANDS[arguments.subcommand]
-        command(arguments[arguments.subcommand], console)
+        given = arguments[arguments.subcommand]
+        with _kept_programs(given):
+            command(given, console)
     except UserError as error:
         errors.print(f"ars-jax: {error}")
         return 2
@@ -70,6 +72,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         errors.print(f"ars-jax: interrupted{hints.get(words[0] if words else '', '')}")
         return 130
     return 0
+
+
+def _kept_programs(arguments: Namespace) -> AbstractContextManager[None]:
+    """Compiled programs outlive the commands that have the option for it: those that compile."""
+    if "compiled" not in arguments:
+        return nullcontext()
+    from ars_jax.compiled import kept_programs
+
+    return kept_programs(arguments.compiled)
 
 
 class _FaultsShownError(Exception):

@@ -1,5 +1,18 @@
 """Asks for eight virtual CPU devices, which has to happen before the first use of jax in the process."""
 
+from collections.abc import Iterator
+
 import jax
+import pytest
+
+from ars_jax import compiled
 
 jax.config.update("jax_num_cpu_devices", 8)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test reads or writes the compiled programs of the user."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiled, "default_folder", lambda: tmp_path_factory.getbasetemp() / "programs")
+        yield
