@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "losses": set(),
     "models": set(),
     "mesh": set(),
+    "resample": set(),
     "compiled": {"errors"},
     "data": {"errors", "files"},
     "metrics": {"errors", "files"},

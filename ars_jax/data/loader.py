@@ -1,20 +1,24 @@
 """Endless, prefetched batches; batch k depends on the seed and on k alone."""
 
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, NotRequired, TypedDict, TypeVar, cast
 
 import grain
 import numpy as np
 
-from ars_jax.data.augment import Augmentation, augment, place
+from ars_jax.data.augment import UNCHANGED, Augmentation, apply, draw
 from ars_jax.data.cache import load_sample
 from ars_jax.data.plan import Sample
 from ars_jax.data.prepare import fill_value
+from ars_jax.data.staging import stage
 from ars_jax.errors import UserError
 
 _ENDLESS = 2**48
+T = TypeVar("T")
 
 
 class Batch(TypedDict):
@@ -25,12 +29,28 @@ class Batch(TypedDict):
         label: uint8 [b, z, y, x] channel numbers.
         labelled: bool [b, c], False for classes that were not drawn.
         names: the cases, b of them.
+        seconds: what making it took: "load", and "augment" up to the stacked arrays.
+        below, above, nearest, weight, flipped, factor, offset, fill: of staged samples, see `staging.stage`.
     """
 
     image: np.ndarray
     label: np.ndarray
     labelled: np.ndarray
     names: tuple[str, ...]
+    seconds: dict[str, float]
+    below: NotRequired[np.ndarray]
+    above: NotRequired[np.ndarray]
+    nearest: NotRequired[np.ndarray]
+    weight: NotRequired[np.ndarray]
+    flipped: NotRequired[np.ndarray]
+    factor: NotRequired[np.ndarray]
+    offset: NotRequired[np.ndarray]
+    fill: NotRequired[np.ndarray]
+
+
+def arrays_of(batch: Batch) -> dict[str, np.ndarray]:
+    """The part of a batch that goes to a device."""
+    return {name: value for name, value in batch.items() if isinstance(value, np.ndarray)}
 
 
 def batches(
@@ -40,6 +60,7 @@ def batches(
     seed: int,
     canvas: Sequence[int],
     augmentation: Augmentation | None = None,
+    staging: Sequence[int] | None = None,
     start: int = 0,
     process_index: int = 0,
     process_count: int = 1,
@@ -58,6 +79,8 @@ def batches(
         seed: 0 or more.
         canvas: voxels z, y, x.
         augmentation: ranges of the random changes; None puts every sample on the middle of the canvas.
+        staging: the shape in which samples are staged for `resample.resample`, which makes the drawn changes on a
+            device; None makes them here.
         start: number of the first batch.
         process_index: number of this process, which gets its share of every batch and loads no other.
         process_count: number of processes.
@@ -73,21 +96,32 @@ def batches(
     """
     _check(len(samples), batch_size, process_count)
     share = batch_size // process_count
+    on_canvas = partial(_on_canvas, canvas=canvas, augmentation=augmentation, staging=staging)
 
     def make(number: int) -> Batch:
         first = number * batch_size + process_index * share
-        return _stacked([draw(position) for position in range(first, first + share)])
-
-    def draw(position: int) -> Sample:
-        epoch, index = sample_at(position, len(samples), seed)
-        entry = samples[index]
-        sample = entry if isinstance(entry, Sample) else load_sample(entry)
-        fill = fill_value(sample.image)
-        if augmentation is None:
-            return place(sample, canvas, fill)
-        return augment(np.random.default_rng((seed, epoch, index)), sample, canvas, augmentation, fill)
+        places = [sample_at(position, len(samples), seed) for position in range(first, first + share)]
+        loaded, loading = timed(lambda: [_loaded(samples[index]) for _, index in places])
+        generators = [np.random.default_rng((seed, *place)) for place in places]
+        stacked, augmenting = timed(lambda: _stacked(list(map(on_canvas, generators, loaded))))
+        names = tuple(sample.name for sample in loaded)
+        return cast(Batch, {**stacked, "names": names, "seconds": {"load": loading, "augment": augmenting}})
 
     return prefetched(make, start=start, threads=threads, ahead=ahead)
+
+
+def timed(function: Callable[..., T], *arguments: Any) -> tuple[T, float]:
+    """Calls a function.
+
+    Args:
+        function: what is called.
+        arguments: its arguments.
+
+    Returns:
+        What it returns, and the seconds that it took.
+    """
+    started = time.perf_counter()
+    return function(*arguments), time.perf_counter() - started
 
 
 def sample_at(position: int, count: int, seed: int) -> tuple[int, int]:
@@ -138,10 +172,24 @@ def _check(count: int, batch_size: int, process_count: int) -> None:
         raise UserError("batch_size", found=batch_size, wanted=wanted, fix=f"for example {process_count}")
 
 
-def _stacked(samples: Sequence[Sample]) -> Batch:
-    return Batch(
-        image=np.stack([sample.image for sample in samples])[..., None],
-        label=np.stack([sample.label for sample in samples]),
-        labelled=np.stack([sample.labelled for sample in samples]),
-        names=tuple(sample.name for sample in samples),
-    )
+def _loaded(entry: Sample | Path) -> Sample:
+    return entry if isinstance(entry, Sample) else load_sample(entry)
+
+
+def _on_canvas(
+    rng: np.random.Generator,
+    sample: Sample,
+    canvas: Sequence[int],
+    augmentation: Augmentation | None,
+    staging: Sequence[int] | None,
+) -> dict[str, np.ndarray]:
+    fill, shape, swap = fill_value(sample.image), sample.image.shape, augmentation.swap if augmentation else ()
+    drawn = draw(rng, shape, canvas, augmentation) if augmentation else UNCHANGED
+    if staging:
+        return stage(drawn, sample, canvas, staging, swap, fill)
+    moved = apply(drawn, sample, canvas, swap, fill)
+    return {"image": moved.image[..., None], "label": moved.label, "labelled": moved.labelled}
+
+
+def _stacked(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.stack([part[name] for part in parts]) for name in parts[0]}

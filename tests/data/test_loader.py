@@ -2,15 +2,19 @@ import itertools
 from collections import Counter
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from ars_jax.data.augment import Augmentation, augment
 from ars_jax.data.cache import load_sample, save_sample
-from ars_jax.data.loader import Batch, batches, batches_per_epoch, prefetched, sample_at
+from ars_jax.data.loader import Batch, arrays_of, batches, batches_per_epoch, prefetched, sample_at
 from ars_jax.data.plan import Sample
 from ars_jax.data.prepare import fill_value
+from ars_jax.data.staging import staging_shape
 from ars_jax.errors import UserError
+from ars_jax.resample import resample
 
 CANVAS = (4, 6, 5)
 RANDOM = Augmentation((True, True, True), 0.2, (0.9, 1.2), 0.1, 0.1, ((1, 2),))
@@ -52,6 +56,30 @@ def test_batches_have_the_canvas_shape_and_types():
     assert batch["labelled"].shape == (2, 3)
     assert batch["labelled"].dtype == np.bool_
     assert len(batch["names"]) == 2
+
+
+def test_a_batch_tells_what_making_it_took():
+    (batch,) = take(1, some_samples(3))
+    assert batch["seconds"].keys() == {"load", "augment"}
+    assert min(batch["seconds"].values()) >= 0
+    assert arrays_of(batch).keys() == {"image", "label", "labelled"}
+
+
+@pytest.mark.parametrize("augmentation", [RANDOM, None])
+def test_staged_batches_become_the_same_on_a_device(augmentation):
+    """Of the same cases in the same order, whatever the epoch."""
+    samples = some_samples(5)
+    staging = staging_shape(CANVAS, RANDOM.scale[0], (6, 6, 6))
+    swap = RANDOM.swap if augmentation else ()
+    plain = take(4, samples, augmentation=augmentation)
+    staged = take(4, samples, augmentation=augmentation, staging=staging)
+    for one, two in zip(plain, staged, strict=True):
+        assert two["image"].shape == (2, *staging, 1)
+        found = resample(jax.tree.map(jnp.asarray, arrays_of(two)), CANVAS, swap)
+        assert two["names"] == one["names"]
+        np.testing.assert_array_equal(found["label"], one["label"])
+        np.testing.assert_array_equal(found["labelled"], one["labelled"])
+        np.testing.assert_allclose(found["image"], one["image"], atol=1e-5)
 
 
 def test_a_batch_depends_on_seed_and_number_only():
@@ -171,7 +199,7 @@ def test_batches_before_the_error_arrive():
     def make(number: int) -> Batch:
         if number == 3:
             raise UserError("case", found="damage", wanted="health", fix="none")
-        return Batch(image=np.zeros(1), label=np.zeros(1), labelled=np.zeros(1), names=(str(number),))
+        return Batch(image=np.zeros(1), label=np.zeros(1), labelled=np.zeros(1), names=(str(number),), seconds={})
 
     stream = prefetched(make, start=0, threads=4, ahead=8)
     assert [next(stream)["names"] for _ in range(3)] == [("0",), ("1",), ("2",)]
