@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from ars_jax.mesh import by_batch, make_mesh, put_batch, replicated
+from ars_jax.mesh import by_batch, by_volume, make_mesh, put_batch, replicated
 from tests.small_runs import DEVICES
 
 
@@ -44,3 +44,24 @@ def test_replicated_arrays_are_whole_everywhere() -> None:
     array = jax.device_put(np.arange(6.0).reshape(2, 3), replicated(make_mesh()))
     assert len(array.addressable_shards) == DEVICES
     assert {shard.data.shape for shard in array.addressable_shards} == {(2, 3)}
+
+
+def test_volumes_are_divided_along_their_depth() -> None:
+    batch = {"image": np.arange(2 * 8 * 3 * 2.0).reshape(2, 8, 3, 2, 1), "labelled": np.ones((2, 3), bool)}
+    mesh = make_mesh(data=2, space=4)
+    assert dict(mesh.shape) == {"data": 2, "space": 4}
+    spread = put_batch(mesh, batch)
+    assert spread["image"].sharding.is_equivalent_to(by_volume(mesh), 5)
+    assert spread["labelled"].sharding.is_equivalent_to(by_batch(mesh), 2)
+    assert {shard.data.shape for shard in spread["image"].addressable_shards} == {(1, 2, 3, 2, 1)}
+    np.testing.assert_array_equal(spread["image"], batch["image"])
+
+
+def test_devices_that_do_not_share_volumes_share_the_batch() -> None:
+    assert dict(make_mesh(space=4).shape) == {"data": DEVICES // 4, "space": 4}
+    assert dict(make_mesh(space=2, devices=jax.devices()[:2]).shape) == {"data": 1, "space": 2}
+
+
+def test_a_mesh_of_more_devices_than_there_are_is_refused() -> None:
+    with pytest.raises(ValueError, match="a mesh of 3 x 4 needs more than the 8 devices"):
+        make_mesh(3, 4)

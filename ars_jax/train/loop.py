@@ -1,13 +1,12 @@
 """A training, read from top to bottom."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.stages import Compiled
@@ -22,15 +21,16 @@ from ars_jax.data.splits import ROLES
 from ars_jax.errors import UserError
 from ars_jax.files import written_atomically
 from ars_jax.losses import region_bounds
-from ars_jax.mesh import Mesh, by_batch, make_mesh, put_batch, replicated
+from ars_jax.mesh import Mesh, make_mesh, put_batch, replicated
 from ars_jax.models import VNet
 from ars_jax.options import read_config
 from ars_jax.predict import Network, make_model
+from ars_jax.train.compile import lower_step
 from ars_jax.train.inputs import Inputs, find_cases, make_augmentation, prepare_inputs, read_split, write_split
 from ars_jax.train.maps import write_maps
 from ars_jax.train.record import Recorder, describe, preparation_progress
 from ars_jax.train.state import TrainState, create_state
-from ars_jax.train.step import make_loss, make_optimizer, train_step
+from ars_jax.train.step import make_optimizer
 from ars_jax.train.validate import validate
 
 
@@ -158,19 +158,17 @@ def _create(setup: Setup) -> TrainState:
 
 def _compile_step(setup: Setup, state: TrainState, recorder: Recorder) -> Compiled:
     """Compiles the step ahead of time, so that its memory and compile time are known before it runs."""
-    everywhere, divided = replicated(setup.mesh), by_batch(setup.mesh)
-    loss = make_loss(setup.config.loss)
-    step: Callable[..., Any] = partial(train_step, setup.model, setup.optimizer, loss, setup.inputs.partly_labelled)
-    jitted = jax.jit(step, in_shardings=(everywhere, divided), out_shardings=(everywhere, everywhere), donate_argnums=0)
-    classes, batch_size = len(setup.inputs.plan.labels) + 1, setup.config.train.batch_size
-    shape = (batch_size, *_canvas(setup))
-    batch = {
-        "image": jax.ShapeDtypeStruct((*shape, 1), jnp.float32),
-        "label": jax.ShapeDtypeStruct(shape, jnp.uint8),
-        "labelled": jax.ShapeDtypeStruct((batch_size, classes), jnp.bool_),
-    }
     with recorder.compiling() as finish:
-        compiled = jitted.lower(state, batch).compile()
+        lowered = lower_step(
+            setup.config,
+            setup.model,
+            setup.optimizer,
+            state,
+            setup.mesh,
+            canvas=_canvas(setup),
+            partly_labelled=setup.inputs.partly_labelled,
+        )
+        compiled = lowered.compile()
         finish(describe(setup.config, setup.inputs, state, compiled, setup.mesh))
     return compiled
 

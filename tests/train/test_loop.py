@@ -28,7 +28,7 @@ from ars_jax.mesh import make_mesh, replicated
 from ars_jax.options import read_config
 from ars_jax.predict import load_network, make_model, predict_logits
 from ars_jax.report.runs import latest_steps, read_metrics
-from ars_jax.train import loop
+from ars_jax.train import compile, loop
 from ars_jax.train.inputs import make_augmentation
 from ars_jax.train.maps import write_maps
 from ars_jax.train.state import create_state
@@ -117,14 +117,14 @@ def mended(base: Path, straight: SmallRun) -> Mended:
         second = main_shown(*words, "--resume")
     traces = []
 
-    @functools.wraps(loop.train_step)
+    @functools.wraps(compile.train_step)
     def counted(*arguments: Any) -> Any:
         traces.append(1)
         return step(*arguments)
 
-    step = loop.train_step
+    step = compile.train_step
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "train_step", counted)
+        patch.setattr(compile, "train_step", counted)
         third = main_shown(*words, "--resume")
     return Mended(folder, first, kept, second, third, len(traces))
 

@@ -1,0 +1,70 @@
+"""The one place that lowers the training step: what is planned is what is trained."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.stages import Lowered
+
+from ars_jax.config import Config
+from ars_jax.mesh import Mesh, batch_shardings, replicated
+from ars_jax.models import VNet
+from ars_jax.train.state import TrainState
+from ars_jax.train.step import make_loss, train_step
+
+
+def batch_shapes(batch_size: int, canvas: tuple[int, int, int], classes: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Says what a batch is made of.
+
+    Args:
+        batch_size: cases of a step, over all devices.
+        canvas: voxels z, y, x.
+        classes: background included.
+
+    Returns:
+        `image` `[b, z, y, x, 1]`, `label` `[b, z, y, x]` and `labelled` `[b, c]`.
+    """
+    shape = (batch_size, *canvas)
+    return {
+        "image": jax.ShapeDtypeStruct((*shape, 1), jnp.float32),
+        "label": jax.ShapeDtypeStruct(shape, jnp.uint8),
+        "labelled": jax.ShapeDtypeStruct((batch_size, classes), jnp.bool_),
+    }
+
+
+def lower_step(
+    config: Config,
+    model: VNet,
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    mesh: Mesh,
+    *,
+    canvas: tuple[int, int, int],
+    partly_labelled: bool,
+) -> Lowered:
+    """Lowers the step for the devices of a mesh, which need not be there; the state is donated.
+
+    Args:
+        config: the objective and the batch size.
+        model: the network.
+        optimizer: the optimiser.
+        state: the state before the step, or its shapes.
+        mesh: the devices.
+        canvas: voxels z, y, x of a sample.
+        partly_labelled: see `train_step`.
+
+    Returns:
+        The lowered step, a function of state and batch.
+    """
+    batch = batch_shapes(config.train.batch_size, canvas, model.classes)
+    everywhere = replicated(mesh)
+    step: Any = partial(train_step, model, optimizer, make_loss(config.loss), partly_labelled)
+    jitted = jax.jit(
+        step,
+        in_shardings=(everywhere, batch_shardings(mesh, batch)),
+        out_shardings=(everywhere, everywhere),
+        donate_argnums=0,
+    )
+    return jitted.lower(state, batch)
