@@ -1,24 +1,12 @@
-"""Layers whose implementation can be chosen without changing a parameter's name or shape.
-
-All forms of a layer are the same sum in another order, so that parameters move freely between them. XLA's native 3-D
-convolution is slow on a CPU; on GPU and TPU it is the one to use.
-"""
-
-import functools
-import itertools
-from typing import Literal
+"""The V-Net's layers; how a convolution is computed is chosen without changing a parameter's name or shape."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-Form = Literal["auto", "native", "depth_sum", "depth_fold", "matmul"]
+from ars_jax.models.convolution import Form, convolve
 
-MATMUL_VOXELS = 200
-"""On a CPU, volumes up to this many voxels run fastest as one matrix product over gathered patches."""
-FOLD_CHANNELS = 4
-"""On a CPU, inputs of up to this many channels run fastest with the kernel's depth folded into them."""
 
 
 class Convolution(nn.Module):
@@ -101,66 +89,3 @@ class PReLU(nn.Module):
         """Returns x where positive, slope times x elsewhere, in the shape and type of `x`."""
         slope = self.param("slope", nn.initializers.constant(0.25), (x.shape[-1],)).astype(x.dtype)
         return jnp.where(x >= 0, x, slope * x)
-
-
-def convolve(x: jax.Array, kernel: jax.Array, form: Form = "auto") -> jax.Array:
-    """Convolves with stride 1 and zero padding that keeps the shape.
-
-    Args:
-        x: `[b, z, y, x, c]`.
-        kernel: `[k, k, k, c, f]` with odd k.
-        form: `"native"` (XLA's 3-D convolution), `"depth_sum"` (a sum over the kernel's depth of 2-D convolutions),
-            `"depth_fold"` (one 2-D convolution of the input's depth-shifted copies), `"matmul"` (gathered patches times
-            the kernel), or `"auto"`: native but on a CPU, where it is `"matmul"` for the smallest volumes,
-            `"depth_fold"` for few channels and `"depth_sum"` for all others.
-
-    Returns:
-        `[b, z, y, x, f]`, in the type of `x`.
-    """
-    if form == "auto":
-        form = _fastest_on_cpu(x) if jax.default_backend() == "cpu" else "native"
-    return {"native": _native, "depth_sum": _depth_sum, "depth_fold": _depth_fold, "matmul": _matmul}[form](x, kernel)
-
-
-def _fastest_on_cpu(x: jax.Array) -> Form:
-    if x.shape[1] * x.shape[2] * x.shape[3] <= MATMUL_VOXELS:
-        return "matmul"
-    return "depth_fold" if x.shape[-1] <= FOLD_CHANNELS else "depth_sum"
-
-
-def _native(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    return jax.lax.conv_general_dilated(x, kernel, (1, 1, 1), "SAME", dimension_numbers=("NDHWC", "DHWIO", "NDHWC"))
-
-
-def _depth_sum(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    planes = [_convolve_planes(y, k) for y, k in zip(_depth_shifts(x, kernel), kernel, strict=True)]
-    return functools.reduce(jnp.add, planes).reshape(*x.shape[:-1], -1)
-
-
-def _depth_fold(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    folded = jnp.concatenate(_depth_shifts(x, kernel), -1)
-    taps = jnp.moveaxis(kernel, 0, 2).reshape(*kernel.shape[1:3], -1, kernel.shape[-1])
-    return _convolve_planes(folded, taps).reshape(*x.shape[:-1], -1)
-
-
-def _depth_shifts(x: jax.Array, kernel: jax.Array) -> list[jax.Array]:
-    """Returns for every depth of the kernel the planes `[b z, y, x, c]` that it meets."""
-    b, depth, *plane = x.shape
-    padded = _pad(x, (kernel.shape[0], 1, 1))
-    return [padded[:, tap : tap + depth].reshape(b * depth, *plane) for tap in range(kernel.shape[0])]
-
-
-def _convolve_planes(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-
-
-def _matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    depth, height, width = x.shape[1:4]
-    padded = _pad(x, kernel.shape[:3])
-    taps = itertools.product(*map(range, kernel.shape[:3]))
-    patches = [padded[:, i : i + depth, j : j + height, k : k + width] for i, j, k in taps]
-    return jnp.concatenate(patches, -1) @ kernel.reshape(-1, kernel.shape[-1])
-
-
-def _pad(x: jax.Array, sides: tuple[int, ...]) -> jax.Array:
-    return jnp.pad(x, ((0, 0), *((side // 2, side // 2) for side in sides), (0, 0)))

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from ars_jax.models.layers import Convolution, Downsampling, Form, PReLU, Upsampling
+from ars_jax.models.convolution import Form
+from ars_jax.models.layers import Convolution, Downsampling, PReLU, Upsampling
 
 Variant = Literal["figure", "released", "monai"]
 Activation = Callable[[jax.Array], jax.Array]
@@ -80,7 +81,7 @@ class VNet(nn.Module):
         base_channels: channels of the first stage; the paper has 16.
         kernel_size: odd side of the stages' convolutions; the paper has 5.
         dropout: the share of channels dropped, within [0, 1).
-        form: how convolutions are computed, see `layers.convolve`.
+        form: how convolutions are computed, see `convolution.convolve`.
         dtype: type of the computation; parameters, running statistics and the returned logits are float32.
     """
 

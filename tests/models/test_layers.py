@@ -1,26 +1,17 @@
 """Every form of a layer is the same sum, with the same parameters."""
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import ndimage
 
-from ars_jax.models import Convolution, Downsampling, PReLU, Upsampling, VNet, convolve
-from ars_jax.models.layers import FOLD_CHANNELS, MATMUL_VOXELS, Form
+from ars_jax.models import Convolution, Downsampling, PReLU, Upsampling, VNet
+from ars_jax.models.convolution import Form
 from tests.small_runs import quick_compilation
 
-FORMS: tuple[Form, ...] = ("native", "depth_sum", "depth_fold", "matmul")
-SHAPES = {
-    "one channel": (2, 4, 5, 6, 1),
-    "channels": (1, 3, 4, 5, 3),
-    "flat": (1, 2, 4, 3, 2),
-    "plane": (1, 1, 3, 4, 1),
-}
 LAYER = ("NDHWC", "DHWIO", "NDHWC")
 
 
@@ -28,14 +19,6 @@ LAYER = ("NDHWC", "DHWIO", "NDHWC")
 def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with quick_compilation(tmp_path_factory.getbasetemp()):
         yield
-
-
-def arrays(shape: tuple[int, ...], side: int, features: int = 2) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """An input, a kernel and the slope of some loss by the output."""
-    rng = np.random.default_rng(sum(shape) + side)
-    draws = (shape, (side, side, side, shape[-1], features), (*shape[:-1], features))
-    x, kernel, slope = (rng.normal(size=size).astype(np.float32) for size in draws)
-    return x, kernel, slope
 
 
 def with_gradients(function: Callable[..., jax.Array], *arguments: np.ndarray, slope: np.ndarray) -> list[np.ndarray]:
@@ -52,27 +35,6 @@ def with_gradients(function: Callable[..., jax.Array], *arguments: np.ndarray, s
 def assert_equal(found: list[np.ndarray], wanted: list[np.ndarray]) -> None:
     for what, one, other in zip(("value", "by input", "by kernel"), found, wanted, strict=True):
         np.testing.assert_allclose(one, other, atol=2e-5 * np.abs(other).max(), err_msg=what)
-
-
-@pytest.mark.parametrize("side", [1, 3, 5])
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_all_forms_give_the_same_values_and_gradients(shape: tuple[int, ...], side: int) -> None:
-    """Also where the volume is thinner than the kernel."""
-    x, kernel, slope = arrays(shape, side)
-    native, *others = (with_gradients(partial(convolve, form=form), x, kernel, slope=slope) for form in FORMS)
-    for form, found in zip(FORMS[1:], others, strict=True):
-        assert found[0].dtype == np.float32, form
-        assert_equal(found, native)
-
-
-def test_the_native_form_is_a_correlation_with_zeros_around() -> None:
-    """Against scipy, one pair of channels at a time."""
-    x, kernel, _ = arrays(SHAPES["channels"], 3)
-    expected = np.zeros((*x.shape[:-1], kernel.shape[-1]))
-    for batch, channel, feature in np.ndindex(x.shape[0], x.shape[-1], kernel.shape[-1]):
-        volume, taps = x[batch, ..., channel], kernel[..., channel, feature]
-        expected[batch, ..., feature] += ndimage.correlate(volume, taps, mode="constant")
-    np.testing.assert_allclose(convolve(jnp.asarray(x), jnp.asarray(kernel), "native"), expected, atol=1e-5)
 
 
 def test_downsampling_is_a_strided_convolution() -> None:
@@ -160,30 +122,3 @@ def test_kernels_start_with_the_spread_that_keeps_variance(layer: Any, fan_in: i
     np.testing.assert_allclose(kernel.std(), spread, rtol=0.04)
     np.testing.assert_allclose(kernel.mean(), 0, atol=0.05 * spread)
     assert 2 * spread < np.abs(kernel).max() < 2.3 * spread
-
-
-def ranks_of_convolutions(*shapes: tuple[int, ...]) -> set[int]:
-    """How many axes the convolutions have that the automatic form chooses; 0 stands for none at all."""
-    program = jax.make_jaxpr(lambda x, kernel: convolve(x, kernel))(
-        *(jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes)
-    )
-    found = {equation.invars[0].aval.ndim for equation in program.eqns if "conv" in equation.primitive.name}
-    return found or {0}
-
-
-LARGE = (1, 8, 8, 8, FOLD_CHANNELS + 1)
-FEW_CHANNELS = (1, 8, 8, 8, FOLD_CHANNELS)
-SMALL = (1, 5, 5, MATMUL_VOXELS // 25, 8)
-
-
-@pytest.mark.parametrize("shape", [LARGE, FEW_CHANNELS, SMALL], ids=["large", "few channels", "small"])
-@pytest.mark.parametrize("device", ["gpu", "tpu"])
-def test_off_the_cpu_the_automatic_form_is_native(monkeypatch: pytest.MonkeyPatch, device: str, shape: tuple) -> None:
-    monkeypatch.setattr(jax, "default_backend", lambda: device)
-    assert ranks_of_convolutions(shape, (3, 3, 3, shape[-1], 2)) == {5}
-
-
-@pytest.mark.parametrize(("shape", "rank"), [(LARGE, 4), (FEW_CHANNELS, 4), (SMALL, 0)])
-def test_on_a_cpu_no_convolution_has_three_spatial_axes(shape: tuple[int, ...], rank: int) -> None:
-    """XLA's own is several times slower there."""
-    assert ranks_of_convolutions(shape, (3, 3, 3, shape[-1], 2)) == {rank}
