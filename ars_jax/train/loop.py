@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from ars_jax.train.compile import lower_step
 from ars_jax.train.inputs import Inputs, find_cases, make_augmentation, prepare_inputs, read_split, write_split
 from ars_jax.train.maps import write_maps
 from ars_jax.train.record import Recorder, describe, preparation_progress
-from ars_jax.train.state import TrainState, create_state
+from ars_jax.train.state import TrainState, place_state
 from ars_jax.train.step import make_optimizer
 from ars_jax.train.validate import validate
 
@@ -91,7 +90,7 @@ def train(config: Config, *, resume: bool = False, console: Console | None = Non
         checkpoints(config.run.dir / "checkpoints") as manager,
         Recorder(config.run.dir / "metrics.jsonl", console, setup.per_epoch, setup.steps) as recorder,
     ):
-        state = jax.jit(partial(_create, setup), out_shardings=replicated(setup.mesh))()
+        state = place_state(setup.model, setup.optimizer, config.train.seed, replicated(setup.mesh))
         if resume:
             state = _restore_state(manager, state, setup.mesh)
         step = _compile_step(setup, state, recorder)
@@ -150,10 +149,6 @@ def check_regions(loss: LossConfig, name: str, shape: tuple[int, ...]) -> None:
     except ValueError as error:
         keys, wanted = "loss.grid, loss.region_size", f"regions that fit {name} {shape}"
         raise UserError(keys, found=error, wanted=wanted, fix="choose fewer regions") from error
-
-
-def _create(setup: Setup) -> TrainState:
-    return create_state(setup.model, setup.optimizer, setup.config.train.seed)
 
 
 def _compile_step(setup: Setup, state: TrainState, recorder: Recorder) -> Compiled:
