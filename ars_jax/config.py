@@ -101,6 +101,8 @@ class AugmentConfig:
         scale: smallest and largest magnification.
         intensity_shift: largest value added to the normalised image.
         intensity_scale: largest relative change of the normalised values.
+        device: the accelerator makes the drawn changes, for machines whose processors are too slow for it; the same
+            changes, images but for rounding.
     """
 
     flip: tuple[bool, bool, bool] = (False, False, False)
@@ -108,6 +110,7 @@ class AugmentConfig:
     scale: tuple[float, float] = (0.9, 1.1)
     intensity_shift: float = 0.0
     intensity_scale: float = 0.0
+    device: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

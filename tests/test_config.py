@@ -60,7 +60,7 @@ OTHER = Config(
         canvas=(32, 48, 64),
         patch=(16, 16, 16),
     ),
-    augment=AugmentConfig((True, False, True), 0.1, (0.5, 2.0), 0.3, 0.2),
+    augment=AugmentConfig((True, False, True), 0.1, (0.5, 2.0), 0.3, 0.2, device=True),
     model=ModelConfig(base_channels=4, kernel_size=3, dropout=0.5, dtype="bfloat16"),
     loss=LossConfig(
         objective="baseline+rs",

@@ -59,6 +59,7 @@ MAY_IMPORT = {
         "options",
         "checkpoint",
         "predict",
+        "resample",
     },
 }
 """For each room (a file or folder of the package) the other rooms it may import; a new room is entered here."""

@@ -1,12 +1,13 @@
 """A training, read from top to bottom."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import jax
-import numpy as np
 import optax
 from jax.stages import Compiled
 from rich.console import Console
@@ -14,20 +15,22 @@ from rich.console import Console
 from ars_jax.checkpoint import Checkpoints, checkpoints, find_step, has_checkpoint, restore, save
 from ars_jax.config import Config, LossConfig, check_config, to_dict, to_yaml, with_absolute_paths
 from ars_jax.data.augment import Augmentation
-from ars_jax.data.loader import Batch, batches, batches_per_epoch
+from ars_jax.data.loader import Batch, arrays_of, batches, batches_per_epoch, timed
 from ars_jax.data.plan import read_plan, write_plan
 from ars_jax.data.splits import ROLES
+from ars_jax.data.staging import staging_shape
 from ars_jax.errors import UserError
 from ars_jax.files import written_atomically
 from ars_jax.losses import region_bounds
-from ars_jax.mesh import Mesh, make_mesh, put_batch, replicated
+from ars_jax.mesh import Mesh, by_batch, make_mesh, put_batch, replicated
 from ars_jax.models import VNet
 from ars_jax.options import read_config
 from ars_jax.predict import Network, make_model
+from ars_jax.resample import resample
 from ars_jax.train.compile import lower_step
 from ars_jax.train.inputs import Inputs, find_cases, make_augmentation, prepare_inputs, read_split, write_split
 from ars_jax.train.maps import write_maps
-from ars_jax.train.record import Recorder, describe, preparation_progress
+from ars_jax.train.record import Recorder, Times, describe, preparation_progress
 from ars_jax.train.state import TrainState, place_state
 from ars_jax.train.step import make_optimizer
 from ars_jax.train.validate import validate
@@ -101,13 +104,15 @@ def train(config: Config, *, resume: bool = False, console: Console | None = Non
 def _run_steps(setup: Setup, state: TrainState, step: Compiled, manager: Checkpoints, recorder: Recorder) -> None:
     done = int(state.step)
     meta = {"config": to_dict(setup.config), "plan": asdict(setup.inputs.plan)}
-    source = _batches(setup, start=done)
+    source, place = _batches(setup, start=done), _placing(setup)
     recorder.begin(done)
     for number in range(done + 1, setup.steps + 1):
-        batch = next(source)
-        state, metrics = step(state, put_batch(setup.mesh, _arrays(batch)))
+        batch, wait = timed(source.__next__)
+        placed, transfer = timed(place, batch)
+        times = Times(**batch["seconds"], wait=wait, transfer=transfer, given=perf_counter())
+        state, metrics = step(state, placed)
         # The metrics of the step before are fetched only now, while this one runs.
-        recorder.step(number, batch["names"], metrics)
+        recorder.step(number, batch["names"], metrics, times)
         network = Network(setup.model, state.params, state.batch_stats, setup.inputs.plan)
         if file := _maps_file(setup, number):
             recorder.flush()
@@ -175,6 +180,7 @@ def _batches(setup: Setup, start: int) -> Any:
         seed=setup.config.train.seed,
         canvas=_canvas(setup),
         augmentation=setup.augmentation,
+        staging=_staging(setup),
         start=start,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
@@ -187,8 +193,25 @@ def _canvas(setup: Setup) -> tuple[int, int, int]:
     return canvas
 
 
-def _arrays(batch: Batch) -> dict[str, np.ndarray]:
-    return {"image": batch["image"], "label": batch["label"], "labelled": batch["labelled"]}
+def _staging(setup: Setup) -> tuple[int, int, int] | None:
+    """The shape in which the loader hands over samples that the devices augment."""
+    if not setup.config.augment.device:
+        return None
+    z, y, x = (max(sides) for sides in zip(*(sample.image.shape for sample in setup.inputs.training), strict=True))
+    return staging_shape(_canvas(setup), setup.augmentation.scale[0], (z, y, x))
+
+
+def _placing(setup: Setup) -> Callable[[Batch], dict[str, jax.Array]]:
+    """How a batch comes onto the devices: augmented by the loader, or by them."""
+
+    def put(batch: Batch) -> Any:
+        return put_batch(setup.mesh, arrays_of(batch))
+
+    if not setup.config.augment.device:
+        return put
+    changes = partial(resample, canvas=_canvas(setup), swap=setup.augmentation.swap)
+    augment = jax.jit(changes, out_shardings=by_batch(setup.mesh))
+    return lambda batch: augment(put(batch))
 
 
 def _validates(setup: Setup, number: int) -> bool:

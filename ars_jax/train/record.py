@@ -4,12 +4,14 @@ import json
 import math
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.stages import Compiled
@@ -25,6 +27,34 @@ from ars_jax.train.state import TrainState, count_parameters
 
 VERSIONS = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "SimpleITK")
 GIBIBYTE = 2**30
+IDLE_SHARE = 0.05
+"""A device that stands still for a larger part of the time is told of."""
+
+
+class Times(NamedTuple):
+    """Where the host's time for one step went, in seconds.
+
+    Attributes:
+        load: reading the batch's samples, in a thread, maybe many steps before.
+        augment: changing and stacking them, in that thread.
+        wait: until the batch was there.
+        transfer: handing it to the devices; an accelerator may take it while the step before runs.
+        given: `time.perf_counter()` when the devices were given the step.
+    """
+
+    load: float
+    augment: float
+    wait: float
+    transfer: float
+    given: float
+
+
+class _Pending(NamedTuple):
+    number: int
+    names: tuple[str, ...]
+    metrics: Mapping[str, Any]
+    times: Times
+    finished: Future[float]
 
 
 @contextmanager
@@ -61,8 +91,12 @@ class Recorder(AbstractContextManager["Recorder"]):
         self._file = path.open("a", encoding="utf-8")
         self._progress = _bar(console)
         self._task = self._progress.add_task("compiling", total=None)
-        self._pending: tuple[int, tuple[str, ...], Mapping[str, Any]] | None = None
+        self._pending: _Pending | None = None
         self._begun = self._last = time.perf_counter()
+        # The host is busy with the next batch when a step ends: a thread of its own sees when that was.
+        self._watch = ThreadPoolExecutor(1)
+        self._finished: float | None = None
+        self._totals = Counter[str]()
         self._scores: dict[str, Any] = {}
 
     def __enter__(self) -> "Recorder":
@@ -74,6 +108,7 @@ class Recorder(AbstractContextManager["Recorder"]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Stops the progress bar and closes the file."""
+        self._watch.shutdown(wait=False, cancel_futures=True)
         self._progress.stop()
         self._file.close()
 
@@ -95,22 +130,24 @@ class Recorder(AbstractContextManager["Recorder"]):
 
     def begin(self, done: int) -> None:
         """Starts the clock before the first step; `done` steps were taken in earlier sessions."""
-        self._begun = self._last = time.perf_counter()
+        self._begun = self._pause()
         self._progress.update(self._task, description="training", completed=done, total=self._steps)
 
-    def step(self, number: int, names: tuple[str, ...], metrics: Mapping[str, Any]) -> None:
+    def step(self, number: int, names: tuple[str, ...], metrics: Mapping[str, Any], times: Times) -> None:
         """Takes a dispatched step's metrics and records those of the step before.
 
         Args:
             number: the step.
             names: its cases.
             metrics: `loss` and `parts`, still on the device.
+            times: what the step's batch took.
 
         Raises:
             DivergedError: the loss of the step before is not finite.
         """
+        finished = self._watch.submit(_finished_at, metrics["loss"])
         self.flush()
-        self._pending = (number, names, metrics)
+        self._pending = _Pending(number, names, metrics, times, finished)
 
     def flush(self) -> None:
         """Waits for the last step's metrics and records them.
@@ -120,7 +157,7 @@ class Recorder(AbstractContextManager["Recorder"]):
         """
         if self._pending is None:
             return
-        (number, names, metrics), self._pending = self._pending, None
+        (number, names, metrics, times, finished), self._pending = self._pending, None
         loss, parts = float(metrics["loss"]), {name: float(part) for name, part in metrics["parts"].items()}
         now = time.perf_counter()
         seconds, self._last = now - self._last, now
@@ -131,11 +168,29 @@ class Recorder(AbstractContextManager["Recorder"]):
                 wanted="a finite loss",
                 fix="lower optim.learning_rate or set optim.clip_norm; checkpoints up to here are whole",
             )
+        took = self._took(seconds, times, finished.result())
         line = {"kind": "train", "step": number, "epoch": round(number / self._per_epoch, 4), "loss": loss}
-        self._write({**line, "parts": parts, "step_s": round(seconds, 4)})
+        self._write({**line, "parts": parts, **{f"{name}_s": round(value, 5) for name, value in took.items()}})
         text = "  ".join(f"{name} {part:.3f}" for name, part in {"loss": loss, **parts}.items())
-        epoch = math.ceil(number / self._per_epoch)
-        self._progress.update(self._task, completed=number, description=f"epoch {epoch}  {text}  {seconds:.2f} s/step")
+        epoch, idle = math.ceil(number / self._per_epoch), took["idle"]
+        still = f", {idle:.2f} s of it idle" if idle > IDLE_SHARE * seconds else ""
+        shown = f"epoch {epoch}  {text}  {seconds:.2f} s/step{still}"
+        self._progress.update(self._task, completed=number, description=shown)
+
+    def _took(self, seconds: float, times: Times, finished: float) -> dict[str, float]:
+        """The times of a step, with how long the devices had nothing to do before it."""
+        idle = 0.0 if self._finished is None else max(0.0, times.given - self._finished)
+        self._finished = finished
+        parts = times._asdict()
+        del parts["given"]
+        took = {"step": seconds, **parts, "idle": idle}
+        self._totals.update({**took, "steps": 1})
+        return took
+
+    def _pause(self) -> float:
+        """Leaves what was done since the last step out of the next one's times."""
+        self._last, self._finished = time.perf_counter(), None
+        return self._last
 
     def validation(self, number: int, scores: Mapping[str, Any]) -> None:
         """Records a validation.
@@ -144,17 +199,11 @@ class Recorder(AbstractContextManager["Recorder"]):
             number: the step that it follows.
             scores: `dsc` per organ and `mean_dsc`.
         """
-        now = time.perf_counter()
+        before, now = self._last, self._pause()
         epoch = round(number / self._per_epoch, 4)
-        line = {
-            "kind": "validation",
-            "step": number,
-            "epoch": epoch,
-            **scores,
-            "validation_s": round(now - self._last, 3),
-        }
-        self._last, self._scores = now, {"epoch": epoch, **scores}
-        self._write(line)
+        line = {"kind": "validation", "step": number, "epoch": epoch, **scores}
+        self._scores = {"epoch": epoch, **scores}
+        self._write({**line, "validation_s": round(now - before, 3)})
         organs = "  ".join(f"{organ} {_score(dsc)}" for organ, dsc in scores["dsc"].items())
         text = f"epoch {epoch:g}: validation DSC {_score(scores['mean_dsc'])}  ({organs})  {now - self._begun:.0f} s"
         self._console.print(text, highlight=False, soft_wrap=True)
@@ -166,16 +215,17 @@ class Recorder(AbstractContextManager["Recorder"]):
             number: the step that they follow.
             file: where they are, within the run's folder.
         """
-        now = time.perf_counter()
+        before, now = self._last, self._pause()
         line = {"kind": "maps", "step": number, "epoch": round(number / self._per_epoch, 4), "file": file}
-        self._write({**line, "maps_s": round(now - self._last, 3)})
-        self._last = now
+        self._write({**line, "maps_s": round(now - before, 3)})
 
     def end(self) -> None:
         """Records the end and shows the last validation as a table."""
         self.flush()
         seconds = time.perf_counter() - self._begun
         self._write({"kind": "end", "step": self._steps, "seconds": round(seconds, 2)})
+        if shortage := shortage_text(self._totals):
+            self._console.print(shortage, highlight=False, soft_wrap=True)
         if self._scores:
             when = f"after epoch {self._scores['epoch']:g}, {seconds / 60:.1f} minutes of training"
             self._console.print(f"validation {when}:", highlight=False, soft_wrap=True)
@@ -184,6 +234,27 @@ class Recorder(AbstractContextManager["Recorder"]):
     def _write(self, line: Mapping[str, Any]) -> None:
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
+
+
+def shortage_text(totals: Mapping[str, float]) -> str | None:
+    """Says which part of a training was too slow for the devices.
+
+    Args:
+        totals: "steps", and the seconds of all of them: "step", "load", "augment", "wait", "transfer" and "idle".
+
+    Returns:
+        One sentence, or None where the devices stood still for less than `IDLE_SHARE` of the time.
+    """
+    if totals["idle"] <= IDLE_SHARE * totals["step"]:
+        return None
+    load, augment = totals["load"] / totals["steps"], totals["augment"] / totals["steps"]
+    causes = {
+        f"waiting for batches, which take {load:.3f} s to load and {augment:.3f} s to augment": totals["wait"],
+        "while batches were handed to it": totals["transfer"],
+        "while results were written down": totals["idle"] - totals["wait"] - totals["transfer"],
+    }
+    share = totals["idle"] / totals["step"]
+    return f"the device was idle for {share:.0%} of the training, mostly {max(causes, key=lambda name: causes[name])}"
 
 
 def describe(config: Config, inputs: Inputs, state: TrainState, compiled: Compiled, mesh: Mesh) -> dict[str, Any]:
@@ -218,6 +289,11 @@ def describe(config: Config, inputs: Inputs, state: TrainState, compiled: Compil
         "versions": {name: version(name) for name in VERSIONS},
         "platform": jax.default_backend(),
     }
+
+
+def _finished_at(array: Any) -> float:
+    jax.block_until_ready(array)
+    return time.perf_counter()
 
 
 def _drop_cut_line(path: Path) -> None:

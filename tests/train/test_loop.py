@@ -204,7 +204,7 @@ def test_a_run_tells_what_it_is(straight: SmallRun) -> None:
             parts = line["parts"]
             assert parts.keys() == {"dice", "cross_entropy", "adaptive_region_specific"}
             assert line["loss"] == pytest.approx(sum(parts.values()), rel=1e-5)
-            assert line["step_s"] >= 0
+            assert all(line[f"{part}_s"] >= 0 for part in ("step", "load", "augment", "wait", "transfer", "idle"))
         else:
             assert line["dsc"].keys() == LABELS.keys()
             assert line["mean_dsc"] == pytest.approx(np.mean([dsc for dsc in line["dsc"].values() if dsc is not None]))
@@ -220,6 +220,25 @@ def test_a_run_folder_holds_what_prediction_needs(straight: SmallRun) -> None:
     meta = json.loads((straight.folder / "checkpoints" / str(STEPS) / "meta" / "metadata").read_text(encoding="utf-8"))
     assert meta["config"]["optim"]["learning_rate"] == config.optim.learning_rate
     assert tuple(meta["plan"]["labels"]) == plan.labels
+
+
+def test_devices_that_augment_see_the_same_batches(straight: SmallRun) -> None:
+    """As those that the loader augments: the same draws of the same cases, laid on the devices as the step wants."""
+    config = read_config(straight.folder / "config.yaml")
+    inputs = loop.prepare_inputs(config)
+    setups = [
+        loop._set_up(replace(config, augment=replace(config.augment, device=device)), inputs)
+        for device in (False, True)
+    ]
+    sources = [(loop._batches(setup, start=3), loop._placing(setup)) for setup in setups]
+    for _ in range(2):
+        plain, staged = (place(next(source)) for source, place in sources)
+        assert staged.keys() == plain.keys()
+        np.testing.assert_array_equal(staged["label"], plain["label"])
+        np.testing.assert_array_equal(staged["labelled"], plain["labelled"])
+        np.testing.assert_allclose(staged["image"], plain["image"], atol=1e-5)
+        for name, array in plain.items():
+            assert staged[name].sharding.is_equivalent_to(array.sharding, array.ndim)
 
 
 @pytest.fixture(scope="module")

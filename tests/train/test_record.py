@@ -2,6 +2,7 @@
 
 import io
 import json
+import time
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -11,8 +12,11 @@ from rich.console import Console
 
 from ars_jax.errors import UserError
 from ars_jax.report.runs import read_metrics
-from ars_jax.train.record import Recorder
+from ars_jax.train.record import Recorder, Times, shortage_text
 from tests.small_runs import lines_of
+
+DONE = Times(0.0, 0.0, 0.0, 0.0, given=0.0)
+METRICS = {"loss": 1.0, "parts": {"dice": 1.0}}
 
 
 def test_metrics_are_fetched_when_the_next_step_is_under_way(tmp_path: Path) -> None:
@@ -21,7 +25,7 @@ def test_metrics_are_fetched_when_the_next_step_is_under_way(tmp_path: Path) -> 
     with Recorder(path, Console(quiet=True), per_epoch=2, steps=3) as recorder:
         recorder.begin(0)
         for number in (1, 2, 3):
-            recorder.step(number, ("a",), {"loss": jnp.float32(number), "parts": {"dice": jnp.float32(1)}})
+            recorder.step(number, ("a",), {"loss": jnp.float32(number), "parts": {"dice": jnp.float32(1)}}, DONE)
             assert [line["step"] for line in lines_of(tmp_path)] == list(range(1, number))
         recorder.end()
     assert [(line["step"], line.get("loss")) for line in lines_of(tmp_path)] == [(1, 1), (2, 2), (3, 3), (3, None)]
@@ -51,7 +55,7 @@ def test_the_first_line_says_what_becomes_of_every_case(tmp_path: Path, test: in
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_every_number_that_is_not_finite_stops(tmp_path: Path, value: float) -> None:
     with Recorder(tmp_path / "metrics.jsonl", Console(quiet=True), 1, 3) as recorder:
-        recorder.step(1, ("first", "second"), {"loss": value, "parts": {"dice": 0.5}})
+        recorder.step(1, ("first", "second"), {"loss": value, "parts": {"dice": 0.5}}, DONE)
         with pytest.raises(UserError, match=r"^step 1, cases first, second: found loss .*dice 0\.5"):
             recorder.flush()
     assert lines_of(tmp_path) == []
@@ -70,3 +74,54 @@ def test_a_line_cut_short_is_taken_away_before_others_follow(tmp_path: Path, who
         *(json.loads(line)["kind"] for line in whole.splitlines()),
         "end",
     ]
+
+
+def test_every_step_tells_where_its_time_went(tmp_path: Path) -> None:
+    with Recorder(tmp_path / "metrics.jsonl", Console(quiet=True), 1, 1) as recorder:
+        recorder.begin(0)
+        recorder.step(1, ("a",), METRICS, Times(load=0.1, augment=0.2, wait=0.3, transfer=0.4, given=0.0))
+        recorder.end()
+    line, _ = lines_of(tmp_path)
+    found = {name.removesuffix("_s"): value for name, value in line.items() if name.endswith("_s")}
+    assert found.pop("step") >= 0
+    assert found == {"load": 0.1, "augment": 0.2, "wait": 0.3, "transfer": 0.4, "idle": 0.0}
+
+
+def test_a_device_is_idle_from_the_end_of_a_step_to_the_next(tmp_path: Path) -> None:
+    """However long the host waited meanwhile; nor is it told of the first step, or of what a validation took."""
+    shown = io.StringIO()
+    with Recorder(tmp_path / "metrics.jsonl", Console(file=shown, width=400), 1, 4) as recorder:
+        recorder.begin(0)
+        for number in (1, 2):
+            recorder.step(number, ("a",), METRICS, DONE._replace(wait=60, given=time.perf_counter() + 60))
+        recorder.flush()
+        recorder.validation(2, {"dsc": {"Ball": 0.5}, "mean_dsc": 0.5})
+        recorder.step(3, ("a",), METRICS, DONE._replace(given=time.perf_counter() + 60))
+        recorder.step(4, ("a",), METRICS, DONE._replace(wait=60, given=0.0))
+        recorder.end()
+    idle = [line["idle_s"] for line in lines_of(tmp_path) if line["kind"] == "train"]
+    assert idle == [0, pytest.approx(60, abs=5), 0, 0]
+    assert "the device was idle for" in shown.getvalue()
+
+
+TOTALS = {"steps": 10, "step": 100.0, "load": 1.0, "augment": 20.0, "wait": 0.0, "transfer": 0.0, "idle": 10.0}
+
+
+@pytest.mark.parametrize(
+    ("times", "words"),
+    [
+        ({"wait": 9.0}, "mostly waiting for batches, which take 0.100 s to load and 2.000 s to augment"),
+        ({"transfer": 6.0, "wait": 3.0}, "mostly while batches were handed to it"),
+        ({"transfer": 1.0}, "mostly while results were written down"),
+    ],
+)
+def test_the_last_line_names_the_part_that_was_short(times: dict[str, float], words: str) -> None:
+    text = shortage_text(TOTALS | times)
+    assert text is not None
+    assert text.startswith("the device was idle for 10% of the training")
+    assert words in text
+
+
+def test_a_device_that_is_kept_busy_is_not_told_of() -> None:
+    """The loop may wait as long as it likes while the device works."""
+    assert shortage_text(TOTALS | {"wait": 90.0, "idle": 5.0}) is None
