@@ -1,34 +1,59 @@
 """The whole training step lowers for every kind of device on a machine that has none of them."""
 
+import re
+from collections.abc import Sequence
 from functools import partial
 
 import jax
-import jax.numpy as jnp
+import pytest
 from jax import export
 
 from ars_jax.config import LossConfig, OptimConfig
 from ars_jax.models import VNet
-from ars_jax.train.state import create_state
+from ars_jax.train.compile import batch_shapes
+from ars_jax.train.state import TrainState, create_state
 from ars_jax.train.step import make_loss, make_optimizer, train_step
 
-PLATFORMS = ("cpu", "cuda", "tpu")
+MODEL = VNet(classes=3, base_channels=2, kernel_size=3, dropout=0.2)
+OPTIMIZER = make_optimizer(OptimConfig(), steps=10)
 
 
-def test_the_step_lowers_for_cpu_gpu_and_tpu() -> None:
-    """V-Net with dropout, baseline and ARS, Adam: nothing of it is for one kind of device alone."""
-    shape, classes = (1, 16, 16, 16), 3
-    model = VNet(classes=classes, base_channels=2, kernel_size=3, dropout=0.2)
-    optimizer = make_optimizer(OptimConfig(), steps=10)
+@pytest.fixture(scope="module")
+def state() -> TrainState:
+    return jax.eval_shape(partial(create_state, MODEL, OPTIMIZER, 0))
+
+
+@pytest.fixture(scope="module")
+def step() -> jax.stages.Wrapped:
+    """V-Net with dropout, baseline and ARS, Adam; traced once for all tests."""
     loss = make_loss(LossConfig(objective="baseline+ars", grid=2))
-    state = jax.eval_shape(partial(create_state, model, optimizer, 0))
-    batch = {
-        "image": jax.ShapeDtypeStruct((*shape, 1), jnp.float32),
-        "label": jax.ShapeDtypeStruct(shape, jnp.uint8),
-        "labelled": jax.ShapeDtypeStruct((1, classes), jnp.bool_),
+    return jax.jit(partial(train_step, MODEL, OPTIMIZER, loss, True), donate_argnums=0)
+
+
+def exported(step: jax.stages.Wrapped, state: TrainState, platforms: Sequence[str]) -> export.Exported:
+    return export.export(step, platforms=platforms)(state, batch_shapes(1, (16, 16, 16), MODEL.classes))
+
+
+def convolved_axes(program: export.Exported) -> set[int]:
+    """The numbers of spatial axes that the convolutions of a program have."""
+    return {
+        len(re.findall(r"\d", axes)) for axes in re.findall(r"dim_numbers = \[b?f?, ([^\]]*)\]x", program.mlir_module())
     }
-    step = jax.jit(partial(train_step, model, optimizer, loss, True), donate_argnums=0)
-    exported = export.export(step, platforms=PLATFORMS)(state, batch)
-    assert exported.platforms == PLATFORMS
-    after, _ = jax.tree.unflatten(exported.out_tree, exported.out_avals)
+
+
+def test_the_step_lowers_for_cpu_gpu_and_tpu(step: jax.stages.Wrapped, state: TrainState) -> None:
+    """Nothing of it is for one kind of device alone, and the state keeps its shapes and types."""
+    platforms = ("cpu", "cuda", "tpu")
+    program = exported(step, state, platforms)
+    assert program.platforms == platforms
+    after, _ = jax.tree.unflatten(program.out_tree, program.out_avals)
     before = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), state)
     assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), after) == before
+
+
+@pytest.mark.parametrize(("platforms", "axes"), [(("cuda", "tpu"), {3}), (("cpu",), {2})])
+def test_convolutions_have_the_form_for_the_devices_that_are_compiled_for(
+    step: jax.stages.Wrapped, state: TrainState, platforms: Sequence[str], axes: set[int]
+) -> None:
+    """Not the form for this machine: accelerators convolve volumes, a CPU the planes that they are made of."""
+    assert convolved_axes(exported(step, state, platforms)) == axes
