@@ -7,7 +7,8 @@ convolutions, at about four times the rounding error.
 """
 
 import functools
-import itertools
+import math
+from collections.abc import Callable
 from typing import Literal
 
 import jax
@@ -20,6 +21,8 @@ MATMUL_VOXELS = 200
 """On a CPU, volumes up to this many voxels run fastest as one matrix product over gathered patches."""
 FOLD_CHANNELS = 4
 """On a CPU, inputs of up to this many channels run fastest with the kernel's depth folded into them."""
+WINOGRAD_VOXELS = 1000
+"""On a CPU, batches of this many voxels or more run fastest with transformed planes; below, kernels outweigh voxels."""
 
 TILE = 4
 """Output planes that are made together by the transformed form."""
@@ -129,41 +132,33 @@ _FORMS = {
 
 
 def _fastest_on_cpu(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    _, depth, height, width, channels = x.shape
-    if len(kernel) == 1 or depth * height * width <= MATMUL_VOXELS:
-        form = _matmul
-    elif channels <= FOLD_CHANNELS:
-        form = _depth_fold
-    else:
-        form = _winograd if len(kernel) in _POINTS and depth >= TILE else _depth_sum
+    form = _winograd if _transforms_planes(x, kernel) else _plain_form(x, kernel)
     return form(*_in_float32(x, kernel)).astype(x.dtype)
 
 
 def _gradients_on_cpu(x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns the gradients by input and kernel.
-
-    That by the input is a convolution with the mirrored kernel and chooses like any other.
-    """
-    by_x = _fastest(gradient, kernel[::-1, ::-1, ::-1].swapaxes(3, 4))
-    _, depth, height, width, channels = x.shape
-    if len(kernel) == 1 or depth * height * width <= MATMUL_VOXELS:
-        form = _matmul_gradient
-    elif len(kernel) in _POINTS and depth >= TILE and channels > FOLD_CHANNELS:
-        form = _winograd_gradient
+    """Returns the gradients by input and kernel."""
+    # XLA would otherwise keep what the forward pass makes of x, which is larger, or compute x anew for every use.
+    x, gradient = jax.lax.optimization_barrier((x, gradient))
+    wide_x, wide_kernel, wide_gradient = _in_float32(x, kernel, gradient)
+    if _transforms_planes(x, kernel):
+        by_x = _winograd(wide_gradient, wide_kernel[::-1, ::-1, ::-1].swapaxes(3, 4))
+        by_kernel = _winograd_gradient(wide_x, wide_gradient, len(kernel))
     else:
-        form = _depth_sum_gradient
-    wide_x, wide_gradient = _in_float32(x, gradient)
-    by_kernel = form(wide_x, wide_gradient, len(kernel))
-    return by_x, by_kernel.reshape(kernel.shape).astype(kernel.dtype)
+        by_x, by_kernel = jax.vjp(_plain_form(x, kernel), wide_x, wide_kernel)[1](wide_gradient)
+    return by_x.astype(x.dtype), by_kernel.astype(kernel.dtype)
 
 
-def _matmul_gradient(x: jax.Array, gradient: jax.Array, side: int) -> jax.Array:
-    return jnp.einsum("bzyxk,bzyxf->kf", _patches(x, side), gradient)
+def _transforms_planes(x: jax.Array, kernel: jax.Array) -> bool:
+    *volume, channels = x.shape
+    many = math.prod(volume) >= WINOGRAD_VOXELS and x.shape[1] >= TILE
+    return len(kernel) in _POINTS and many and channels > FOLD_CHANNELS
 
 
-def _depth_sum_gradient(x: jax.Array, gradient: jax.Array, side: int) -> jax.Array:
-    planes = _planes(gradient)
-    return jnp.stack([_planes_gradient(shifted, planes, side) for shifted in _depth_shifts(x, side)])
+def _plain_form(x: jax.Array, kernel: jax.Array) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    if len(kernel) == 1 or math.prod(x.shape[1:4]) <= MATMUL_VOXELS:
+        return _matmul
+    return _depth_fold if x.shape[-1] <= FOLD_CHANNELS else _depth_sum
 
 
 def _winograd_gradient(x: jax.Array, gradient: jax.Array, side: int) -> jax.Array:
@@ -219,7 +214,7 @@ def _combine(weights: np.ndarray, arrays: list[jax.Array]) -> jax.Array:
 
 def _depth_shifts(x: jax.Array, side: int) -> list[jax.Array]:
     """Returns for every depth of the kernel the planes `[b z, y, x, c]` that it meets."""
-    padded = _pad(x, (side, 1, 1))
+    padded = jnp.pad(x, ((0, 0), (side // 2, side // 2), (0, 0), (0, 0), (0, 0)))
     return [_planes(padded[:, tap : tap + x.shape[1]]) for tap in range(side)]
 
 
@@ -229,14 +224,12 @@ def _planes(x: jax.Array) -> jax.Array:
 
 def _patches(x: jax.Array, side: int) -> jax.Array:
     """Returns what the kernel meets at every voxel, `[b, z, y, x, k k k c]`."""
-    depth, height, width = x.shape[1:4]
-    padded = _pad(x, (side,) * 3)
-    taps = itertools.product(range(side), repeat=3)
-    return jnp.concatenate([padded[:, i : i + depth, j : j + height, k : k + width] for i, j, k in taps], -1)
-
-
-def _pad(x: jax.Array, sides: tuple[int, ...]) -> jax.Array:
-    return jnp.pad(x, ((0, 0), *((side // 2, side // 2) for side in sides), (0, 0)))
+    for axis in (3, 2, 1):
+        padding = [(0, 0)] * x.ndim
+        padding[axis] = (side // 2, side // 2)
+        padded, size = jnp.pad(x, padding), x.shape[axis]
+        x = jnp.concatenate([jax.lax.slice_in_dim(padded, i, i + size, axis=axis) for i in range(side)], -1)
+    return x
 
 
 def _in_float32(*arrays: jax.Array) -> tuple[jax.Array, ...]:

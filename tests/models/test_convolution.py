@@ -11,7 +11,15 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from ars_jax.models.convolution import FOLD_CHANNELS, MATMUL_VOXELS, TILE, Form, convolve, winograd_matrices
+from ars_jax.models.convolution import (
+    FOLD_CHANNELS,
+    MATMUL_VOXELS,
+    TILE,
+    WINOGRAD_VOXELS,
+    Form,
+    convolve,
+    winograd_matrices,
+)
 from tests.small_runs import quick_compilation
 
 FORMS: tuple[Form, ...] = ("auto", "depth_sum", "depth_fold", "matmul")
@@ -21,12 +29,20 @@ SHAPES = {
     "flat": (1, 2, 4, 3, 2),
     "plane": (1, 1, 3, 4, 1),
 }
-LARGE = (1, 8, 8, 8, FOLD_CHANNELS + 1)
-UNEVEN = (2, 2 * TILE + 3, 7, 5, FOLD_CHANNELS + 1)
-THIN = (1, TILE - 1, 12, 12, FOLD_CHANNELS + 1)
+LARGE = (1, TILE, 16, -(-WINOGRAD_VOXELS // (16 * TILE)), FOLD_CHANNELS + 1)
+UNEVEN = (2, 2 * TILE + 3, 8, 6, FOLD_CHANNELS + 1)
+MEDIUM = (1, 8, 8, 8, FOLD_CHANNELS + 1)
+THIN = (1, TILE - 1, 20, 20, FOLD_CHANNELS + 1)
 FEW_CHANNELS = (1, 8, 8, 8, FOLD_CHANNELS)
 SMALL = (1, 5, 5, MATMUL_VOXELS // 25, 8)
-CHOSEN = {"large": LARGE, "uneven": UNEVEN, "thin": THIN, "few channels": FEW_CHANNELS, "small": SMALL}
+CHOSEN = {
+    "large": LARGE,
+    "uneven": UNEVEN,
+    "medium": MEDIUM,
+    "thin": THIN,
+    "few channels": FEW_CHANNELS,
+    "small": SMALL,
+}
 ROUNDING = 2e-5
 
 
@@ -190,6 +206,6 @@ def test_on_a_cpu_planes_are_transformed_where_that_saves_products(side: int, co
     assert counted(convolve, LARGE, side) == count
 
 
-@pytest.mark.parametrize(("shape", "count"), [(THIN, 3), (FEW_CHANNELS, 1), (SMALL, 0)])
+@pytest.mark.parametrize(("shape", "count"), [(MEDIUM, 3), (THIN, 3), (FEW_CHANNELS, 1), (SMALL, 0)])
 def test_on_a_cpu_other_shapes_take_other_forms(shape: tuple[int, ...], count: int) -> None:
     assert counted(convolve, shape, 3) == count
