@@ -123,6 +123,7 @@ class ModelConfig:
         kernel_size: side of the convolutions (the paper: 5).
         dropout: the share of channels dropped at depth.
         dtype: type of the computation; parameters and losses are float32.
+        remat: what the backward pass computes again to save memory: nothing, all but the convolutions, or whole stages.
     """
 
     variant: Literal["figure", "released", "monai"] = "figure"
@@ -130,6 +131,7 @@ class ModelConfig:
     kernel_size: int = 5
     dropout: float = 0.0
     dtype: Literal["float32", "bfloat16"] = "float32"
+    remat: Literal["none", "convolutions", "stages"] = "none"
 
 
 @dataclasses.dataclass(frozen=True)

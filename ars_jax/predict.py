@@ -59,6 +59,7 @@ def make_model(config: ModelConfig, classes: int) -> VNet:
         kernel_size=config.kernel_size,
         dropout=config.dropout,
         dtype=jnp.dtype(config.dtype),
+        remat=config.remat,
     )
 
 

@@ -3,10 +3,13 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
 from ars_jax.models.convolution import Form, convolve
 
+CONVOLVED = "convolved"
+"""Name of what convolutions of any kind return, by which rematerialisation policies know it."""
 
 
 class Convolution(nn.Module):
@@ -33,9 +36,9 @@ class Convolution(nn.Module):
         """Convolves `x` `[b, z, y, x, c]` to `[b, z, y, x, features]`."""
         shape = (*(self.kernel_size,) * 3, x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.he_normal(), shape)
-        y = convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.form)
+        y = checkpoint_name(convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.form), CONVOLVED)
         if self.use_bias:
-            y = y + self.param("bias", self.bias_init, (self.features,)).astype(self.dtype)
+            y = (_wide(y) + self.param("bias", self.bias_init, (self.features,))).astype(self.dtype)
         return y
 
 
@@ -56,7 +59,7 @@ class Downsampling(nn.Module):
         kernel = self.param("kernel", nn.initializers.he_normal(), (2, 2, 2, x.shape[-1], self.features))
         b, z, y, w, c = x.shape
         blocks = x.astype(self.dtype).reshape(b, z // 2, 2, y // 2, 2, w // 2, 2, c)
-        return jnp.einsum("bzpyqxrc,pqrcf->bzyxf", blocks, kernel.astype(self.dtype))
+        return checkpoint_name(jnp.einsum("bzpyqxrc,pqrcf->bzyxf", blocks, kernel.astype(self.dtype)), CONVOLVED)
 
 
 class Upsampling(nn.Module):
@@ -78,7 +81,7 @@ class Upsampling(nn.Module):
         kernel = self.param("kernel", init, (2, 2, 2, x.shape[-1], self.features))
         blocks = jnp.einsum("bzyxc,pqrcf->bzpyqxrf", x.astype(self.dtype), kernel.astype(self.dtype))
         b, z, y, w, _ = x.shape
-        return blocks.reshape(b, 2 * z, 2 * y, 2 * w, self.features)
+        return checkpoint_name(blocks.reshape(b, 2 * z, 2 * y, 2 * w, self.features), CONVOLVED)
 
 
 class PReLU(nn.Module):
@@ -87,5 +90,10 @@ class PReLU(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns x where positive, slope times x elsewhere, in the shape and type of `x`."""
-        slope = self.param("slope", nn.initializers.constant(0.25), (x.shape[-1],)).astype(x.dtype)
-        return jnp.where(x >= 0, x, slope * x)
+        slope = self.param("slope", nn.initializers.constant(0.25), (x.shape[-1],))
+        return jnp.where(x >= 0, x, (slope * _wide(x)).astype(x.dtype))
+
+
+def _wide(x: jax.Array) -> jax.Array:
+    """Returns `x` in float32 at least: a parameter's gradient is a sum over all voxels, too long for bfloat16."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -12,9 +12,10 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from ars_jax.models.convolution import Form
-from ars_jax.models.layers import Convolution, Downsampling, PReLU, Upsampling
+from ars_jax.models.layers import CONVOLVED, Convolution, Downsampling, PReLU, Upsampling
 
 Variant = Literal["figure", "released", "monai"]
+Remat = Literal["none", "convolutions", "stages"]
 Activation = Callable[[jax.Array], jax.Array]
 
 STRIDE = 16
@@ -82,7 +83,12 @@ class VNet(nn.Module):
         kernel_size: odd side of the stages' convolutions; the paper has 5.
         dropout: the share of channels dropped, within [0, 1).
         form: how convolutions are computed, see `convolution.convolve`.
-        dtype: type of the computation; parameters, running statistics and the returned logits are float32.
+        dtype: type of the computation; parameters, running statistics, the sums of the batch statistics and the
+            returned logits are float32.
+        remat: what the backward pass finds in memory. `"none"`: everything that it needs. `"convolutions"`: what
+            enters a stage, what convolutions return and the sums of the batch statistics; normalisations and
+            activations are computed again. `"stages"`: only what enters a stage; its convolutions too are computed
+            again, a third more work for the least memory. Parameters and gradients are the same.
     """
 
     classes: int
@@ -92,6 +98,7 @@ class VNet(nn.Module):
     dropout: float = 0.0
     form: Form = "auto"
     dtype: DTypeLike = jnp.float32
+    remat: Remat = "none"
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -109,34 +116,69 @@ class VNet(nn.Module):
         """
         if any(side % STRIDE for side in x.shape[1:4]):
             raise ValueError(f"V-Net sides must be multiples of {STRIDE}; the input is {x.shape}: pad it first")
-        design = _DESIGNS[self.variant]
-        act = design.activation
-        convolution = partial(Convolution, kernel_size=self.kernel_size, form=self.form, dtype=self.dtype)
-        norm = partial(nn.BatchNorm, use_running_average=not train, momentum=0.9, dtype=self.dtype)
-        block = partial(Block, convolution=convolution, norm=norm, activation=act, twice=design.twice)
-        dropout = nn.Dropout(self.dropout, broadcast_dims=(1, 2, 3), deterministic=not train)
-
-        def drop(x: jax.Array, place: str) -> jax.Array:
-            return dropout(x) if place in design.dropped else x
-
-        x = x.astype(self.dtype)
-        x = block(design.down[0], twice=False, name="encoder_0")(x, _repeat_channels(x, self.base_channels))
+        x = self._stage(VNet._first, train)(x.astype(self.dtype))
         skips = []
-        for stage, count in enumerate(design.down[1:], start=1):
+        for number in (1, 2, 3, 4):
             skips.append(x)
-            x = Downsampling(2 * x.shape[-1], dtype=self.dtype, name=f"down_{stage}")(x)
-            x = act()(norm(name=f"down_{stage}_norm")(x))
-            x = block(count, name=f"encoder_{stage}")(drop(x, f"branch_{stage}"), x)
-            x = drop(x, f"encoder_{stage}")
-        for stage, count in zip((3, 2, 1, 0), design.up, strict=True):
-            x, skip = drop(x, f"below_{stage}"), drop(skips[stage], f"skip_{stage}")
-            x = Upsampling(skip.shape[-1], dtype=self.dtype, name=f"up_{stage}")(x)
-            x = act()(norm(name=f"up_{stage}_norm")(x))
-            x = jnp.concatenate([x, skip], axis=-1)
-            x = block(count, name=f"decoder_{stage}")(x, x)
-        x = act()(norm(name="head_norm")(convolution(self.classes, name="head")(x)))
+            x = self._stage(VNet._encode, train, number)(x)
+        for number in (3, 2, 1, 0):
+            x = self._stage(VNet._decode, train, number)(x, skips[number])
+        return self._stage(VNet._head, train)(x)
+
+    def _stage(self, function: Callable[..., jax.Array], *static: Any) -> Callable[..., jax.Array]:
+        """Binds a stage's static arguments, and has it computed again where the policy says so."""
+        if self.remat == "none":
+            return partial(function, self, *static)
+        policy = _keep_convolutions if self.remat == "convolutions" else None
+        again = nn.remat(function, policy=policy, static_argnums=tuple(range(1, 1 + len(static))))
+        return partial(again, self, *static)
+
+    def _first(self, train: bool, x: jax.Array) -> jax.Array:
+        return self._block(train, 1, name="encoder_0")(x, _repeat_channels(x, self.base_channels))
+
+    def _encode(self, train: bool, number: int, x: jax.Array) -> jax.Array:
+        x = Downsampling(2 * x.shape[-1], dtype=self.dtype, name=f"down_{number}")(x)
+        x = self._activation()(self._norm(train)(name=f"down_{number}_norm")(x))
+        branch = self._drop(train, x, f"branch_{number}")
+        x = self._block(train, self._design.down[number], name=f"encoder_{number}")(branch, x)
+        return self._drop(train, x, f"encoder_{number}")
+
+    def _decode(self, train: bool, number: int, x: jax.Array, skip: jax.Array) -> jax.Array:
+        x, skip = self._drop(train, x, f"below_{number}"), self._drop(train, skip, f"skip_{number}")
+        x = Upsampling(skip.shape[-1], dtype=self.dtype, name=f"up_{number}")(x)
+        x = self._activation()(self._norm(train)(name=f"up_{number}_norm")(x))
+        x = jnp.concatenate([x, skip], axis=-1)
+        return self._block(train, self._design.up[3 - number], name=f"decoder_{number}")(x, x)
+
+    def _head(self, train: bool, x: jax.Array) -> jax.Array:
+        convolution = self._convolution()
+        x = self._norm(train)(name="head_norm")(convolution(self.classes, name="head")(x))
+        x = self._activation()(x)
         logits = convolution(self.classes, kernel_size=1, use_bias=True, bias_init=_prior_bias, name="logits")(x)
         return logits.astype(jnp.float32)
+
+    @property
+    def _design(self) -> _Design:
+        return _DESIGNS[self.variant]
+
+    def _activation(self) -> Activation:
+        return self._design.activation()
+
+    def _convolution(self) -> Callable[..., Convolution]:
+        return partial(Convolution, kernel_size=self.kernel_size, form=self.form, dtype=self.dtype)
+
+    def _norm(self, train: bool) -> Callable[..., nn.BatchNorm]:
+        return partial(nn.BatchNorm, use_running_average=not train, momentum=0.9, dtype=self.dtype)
+
+    def _drop(self, train: bool, x: jax.Array, place: str) -> jax.Array:
+        if place not in self._design.dropped:
+            return x
+        return nn.Dropout(self.dropout, broadcast_dims=(1, 2, 3), deterministic=not train)(x)
+
+    def _block(self, train: bool, count: int, name: str) -> "Block":
+        twice = self._design.twice and name != "encoder_0"
+        activation = self._design.activation
+        return Block(count, self._convolution(), self._norm(train), activation, twice, name=name)
 
 
 class Block(nn.Module):
@@ -164,6 +206,12 @@ class Block(nn.Module):
             if self.twice or index < self.count - 1:
                 x = self.activation()(x)
         return self.activation()(x + residual)
+
+
+def _keep_convolutions(primitive: Any, *shapes: Any, **params: Any) -> Any:
+    """Keeps what convolutions return and every sum, which is small: batch statistics need no second look."""
+    named = jax.checkpoint_policies.save_only_these_names(CONVOLVED)
+    return primitive is jax.lax.reduce_sum_p or named(primitive, *shapes, **params)
 
 
 def _prior_bias(key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> jax.Array:

@@ -1,0 +1,101 @@
+"""What the backward pass keeps is a policy: it changes no parameter, no output and no gradient."""
+
+import functools
+from collections.abc import Iterator
+from typing import Any, get_args
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ars_jax.models import VNet
+from ars_jax.models.vnet import Remat
+from tests.small_runs import quick_compilation
+
+POLICIES: tuple[Remat, ...] = get_args(Remat)
+SHAPE = (1, 64, 16, 16)
+DEPTHS = (64, 32, 16, 8, 4)
+"""Of the volumes of the stages; no side of a kernel is among them."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with quick_compilation(tmp_path_factory.getbasetemp()):
+        yield
+
+
+def network(remat: Remat, dtype: str = "float32") -> VNet:
+    """Of the variant with the fewest convolutions."""
+    return VNet(3, "monai", 2, 1, 0.5, form="native", dtype=jnp.dtype(dtype), remat=remat)
+
+
+def shapes_of(model: VNet) -> Any:
+    x = jax.ShapeDtypeStruct((*SHAPE, 1), jnp.float32)
+    return jax.eval_shape(lambda key, x: model.init(key, x, train=False), jax.random.key(0), x)
+
+
+def random_variables(model: VNet) -> Any:
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda leaf: rng.uniform(-0.5, 1, leaf.shape).astype(leaf.dtype), shapes_of(model))
+
+
+def loss(model: VNet, variables: Any, x: jax.Array) -> tuple[jax.Array, Any]:
+    rngs = {"dropout": jax.random.key(1)}
+    logits, updated = model.apply(variables, x, train=True, mutable=["batch_stats"], rngs=rngs)
+    return logits.sum(), updated
+
+
+@functools.cache
+def kept(remat: Remat, dtype: str = "float32") -> list[jax.ShapeDtypeStruct]:
+    """The volumes that the forward pass leaves to the backward pass; nothing is computed."""
+    model = network(remat, dtype)
+
+    def pull(variables: Any, x: jax.Array) -> Any:
+        return jax.vjp(lambda params: loss(model, {**variables, "params": params}, x)[0], variables["params"])[1]
+
+    residuals = jax.eval_shape(pull, shapes_of(model), jax.ShapeDtypeStruct((*SHAPE, 1), jnp.float32))
+    return [leaf for leaf in jax.tree.leaves(residuals) if leaf.ndim == 5 and leaf.shape[1] in DEPTHS]
+
+
+def size(leaves: list[jax.ShapeDtypeStruct]) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+
+
+def test_the_policy_changes_no_parameter() -> None:
+    none, *others = (shapes_of(network(remat)) for remat in POLICIES)
+    assert all(other == none for other in others)
+
+
+def test_the_policy_changes_no_gradient() -> None:
+    """With dropout, and the running statistics move once only."""
+    variables = random_variables(network("none"))
+    x = np.random.default_rng(1).normal(size=(*SHAPE, 1)).astype(np.float32)
+
+    def run(remat: Remat) -> Any:
+        model = network(remat)
+        return jax.jit(jax.value_and_grad(functools.partial(loss, model), has_aux=True))(variables, x)
+
+    none, *others = map(run, POLICIES)
+    for other in others:
+        chex.assert_trees_all_close(other, none, rtol=1e-4, atol=1e-4)
+
+
+def test_each_policy_keeps_less_than_the_one_before() -> None:
+    everything, convolutions, stages = (size(kept(remat)) for remat in POLICIES)
+    assert 2 * convolutions < everything
+    assert 1.5 * stages < convolutions
+
+
+def test_by_stages_only_what_enters_a_stage_is_kept() -> None:
+    """The volume, and what enters the four stages down, the four up with their skip connections, and the head."""
+    widths = [2, 4, 8, 16, 32]
+    expected = {(0, 1), *enumerate(widths[:4]), (4, 32), *enumerate(2 * width for width in widths[:4])}
+    found = {(DEPTHS.index(leaf.shape[1]), leaf.shape[-1]) for leaf in kept("stages")}
+    assert found == expected
+
+
+@pytest.mark.parametrize("remat", POLICIES[1:])
+def test_in_bfloat16_what_is_kept_is_bfloat16(remat: Remat) -> None:
+    assert {leaf.dtype for leaf in kept(remat, "bfloat16") if leaf.shape[-1] > 1} == {jnp.dtype("bfloat16")}
