@@ -89,11 +89,9 @@ def _depth_fold(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 def _winograd(x: jax.Array, kernel: jax.Array) -> jax.Array:
     outputs, kernels, planes = winograd_matrices(len(kernel))
-    tiles, taps = _tiles(x, len(kernel) // 2), list(kernel)
-    products = [
-        _convolve_planes(_combine(of_planes, tiles), _combine(of_taps, taps))
-        for of_planes, of_taps in zip(planes, kernels, strict=True)
-    ]
+    tiles = _tiles(x, len(kernel) // 2)
+    taps = jnp.tensordot(kernels.astype(x.dtype), kernel, 1, precision="highest")
+    products = [_convolve_planes(_combine(row, tiles), k) for row, k in zip(planes, taps, strict=True)]
     made = [_combine(row, products).reshape(x.shape[0], -1, *x.shape[2:-1], kernel.shape[-1]) for row in outputs]
     return jnp.stack(made, 2).reshape(x.shape[0], -1, *x.shape[2:-1], kernel.shape[-1])[:, : x.shape[1]]
 
@@ -173,7 +171,7 @@ def _winograd_gradient(x: jax.Array, gradient: jax.Array, side: int) -> jax.Arra
     gradients = jnp.stack([_combine(column, made) for column in outputs.T])
     transformed, gradients = jax.lax.optimization_barrier((transformed, gradients))
     products = [_planes_gradient(x, g, side) for x, g in zip(transformed, gradients, strict=True)]
-    return jnp.stack([_combine(column, products) for column in kernels.T])
+    return jnp.tensordot(kernels.T.astype(x.dtype), jnp.stack(products), 1, precision="highest")
 
 
 def _planes_gradient(x: jax.Array, gradient: jax.Array, side: int) -> jax.Array:
