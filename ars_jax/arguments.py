@@ -46,6 +46,44 @@ def train_arguments(parser: ArgumentParser) -> None:
     add_compiled(parser)
 
 
+def plan_arguments(parser: ArgumentParser) -> None:
+    """Adds the arguments of `ars-jax plan`."""
+    add_config(parser)
+    # Neither is read where canvas and classes are given.
+    parser.set_defaults({"data.root": Path("data"), "run.dir": Path("runs/plan")})
+    parser.add_argument(
+        "--remat",
+        type=Literal["all", "none", "convolutions", "stages"],
+        default="all",
+        help="the policy to plan, as in model.remat; each one is compiled",
+    )
+    parser.add_argument(
+        "--memory", type=str | None, default=None, help="of a device, e.g. 11GB or 16GiB; its own by default"
+    )
+    parser.add_argument(
+        "--topology",
+        type=str | None,
+        default=None,
+        help="TPU chips that need not be there, e.g. v5e:2x2; this machine's devices by default",
+    )
+    parser.add_argument(
+        "--mesh",
+        type=tuple[int, int] | None,
+        default=None,
+        help="devices along the batch and along the depth of the volumes, e.g. '[1,4]'; all along the batch by default",
+    )
+    parser.add_argument(
+        "--canvas",
+        type=tuple[int, int, int] | None,
+        default=None,
+        help="voxels z, y, x of a sample, e.g. '[128,144,256]', instead of the configuration's",
+    )
+    parser.add_argument(
+        "--classes", type=int | None, default=None, help="background included, instead of those of the data set"
+    )
+    parser.add_argument("--json", type=Path | None, default=None, help="file for the numbers")
+
+
 def experiment_arguments(parser: ArgumentParser) -> None:
     """Adds the arguments of `ars-jax experiment`."""
     add_experiment(parser)

@@ -22,6 +22,7 @@ from ars_jax.arguments import (
     gradcheck_arguments,
     gradients_arguments,
     phantom_arguments,
+    plan_arguments,
     predict_arguments,
     report_arguments,
     train_arguments,
@@ -161,6 +162,38 @@ def _train(arguments: Namespace, console: Console) -> None:
     config = build_config(arguments)
     train(config, resume=arguments.resume, console=console)
     console.print(f"run in {config.run.dir}; next: ars-jax evaluate {config.run.dir}", soft_wrap=True)
+
+
+def _plan(arguments: Namespace, console: Console) -> None:
+    from ars_jax.files import check_place, write_json
+    from ars_jax.plan import (
+        POLICIES,
+        find_devices,
+        find_memory,
+        make_task,
+        parse_memory,
+        plan,
+        remarks,
+        render,
+        to_json,
+    )
+
+    config = build_config(arguments)
+    check_config(config)
+    memory = None if arguments.memory is None else parse_memory(arguments.memory)
+    if arguments.json is not None:
+        check_place(arguments.json)
+    devices = find_devices(arguments.topology)
+    task = make_task(config, devices, **{name: arguments[name] for name in ("mesh", "canvas", "classes")})
+    memory = find_memory(devices[0]) if memory is None else memory
+    with _bar(console, "compiling") as update:
+        costs = plan(task, POLICIES if arguments.remat == "all" else (arguments.remat,), update)
+    console.print(render(task, costs, memory))
+    for line in remarks(task, costs):
+        console.print(line, soft_wrap=True)
+    if arguments.json is not None:
+        write_json(arguments.json, to_json(task, costs, memory))
+        console.print(f"numbers in {arguments.json}", soft_wrap=True)
 
 
 def _experiment(arguments: Namespace, console: Console) -> None:
@@ -318,6 +351,7 @@ _COMMANDS: dict[str, tuple[Command, Callable[[ArgumentParser], None]]] = {
     "demo": (_demo, demo_arguments),
     "phantom": (_phantom, phantom_arguments),
     "check": (_check, check_arguments),
+    "plan": (_plan, plan_arguments),
     "train": (_train, train_arguments),
     "experiment": (_experiment, experiment_arguments),
     "predict": (_predict, predict_arguments),
@@ -331,6 +365,7 @@ _HELP = {
     "demo": "train, evaluate and report on made-up heads and necks, in minutes and without data",
     "phantom": "write a data set of made-up heads and necks",
     "check": "measure a data set and name every fault by file; exit status 1 if there is an error",
+    "plan": "compile a training step and say what memory and arithmetic it needs, also for a TPU that is not there",
     "train": "train a V-Net and leave a run folder",
     "experiment": "train objectives x settings x folds x seeds and compare them in tables and figures; exits with 1 if "
     "a run is missing",

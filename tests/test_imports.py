@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "checkpoint": {"errors"},
     "predict": {"errors", "files", "data", "models", "mesh", "config", "checkpoint"},
     "evaluate": {"errors", "files", "data", "metrics", "predict"},
+    "plan": {"errors", "data", "models", "mesh", "config", "predict", "train"},
     "report": {"errors", "files", "data", "metrics"},
     "score": {"config", "metrics", "predict", "evaluate", "train"},
     "experiment": {"errors", "files", "metrics", "config", "matrix", "checkpoint", "report", "train", "score"},

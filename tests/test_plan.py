@@ -1,0 +1,168 @@
+"""What `ars-jax plan` says of a step, and of what cannot be planned."""
+
+import importlib.util
+import io
+import json
+import os
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.experimental.topologies
+import pytest
+from rich.console import Console
+
+from ars_jax.cli import main
+from ars_jax.config import Config, DataConfig, RunConfig
+from ars_jax.errors import UserError
+from ars_jax.plan import (
+    POLICIES,
+    StepCost,
+    count_collectives,
+    find_devices,
+    find_memory,
+    make_task,
+    parse_memory,
+    plan_step,
+    remarks,
+    render,
+)
+from tests.small_runs import quick_compilation
+
+SMALL = ("--model.base_channels", "2", "--model.kernel_size", "3", "--loss.grid", "2", "--remat", "none")
+PLACE = ("--canvas", "[32,16,16]", "--classes", "3", "--mesh", "[1,2]")
+COST = StepCost("none", 700, 300, 5e12, 3e9, {"all-gather": 0, "all-reduce": 4}, 2.0)
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str, Any], str]]:
+    """What is written and shown for a small network whose volumes are divided over two devices."""
+    base, shown = tmp_path_factory.mktemp("plan"), io.StringIO()
+    words = ["plan", *SMALL, *PLACE, "--memory", "1GB", "--json", str(base / "plan.json")]
+    with quick_compilation(base), redirect_stdout(shown):
+        assert main(words) == 0
+    yield json.loads((base / "plan.json").read_text()), shown.getvalue()
+
+
+def test_arguments_are_the_state_and_a_share_of_the_batch(planned: tuple[dict[str, Any], str]) -> None:
+    """Parameters and two moments, and half of the image (float32) and of its labels (bytes)."""
+    parameters, (step,) = planned[0]["parameters"], planned[0]["steps"]
+    at_least = 3 * 4 * parameters + (4 + 1) * 32 * 16 * 16 // 2
+    assert at_least < step["argument_bytes"] < at_least + 20_000  # running statistics, counters, the key
+    assert step["temporary_bytes"] > 0 and step["flops"] > 0 and step["bytes_accessed"] > 0
+    assert step["fits"] is True
+
+
+def test_a_divided_volume_exchanges_borders_and_gathers_nothing(planned: tuple[dict[str, Any], str]) -> None:
+    counts = planned[0]["steps"][0]["collectives"]
+    assert counts["all-gather"] == counts["all-to-all"] == 0
+    assert counts["collective-permute"] > 0 and counts["all-reduce"] > 0
+    assert f"{counts['collective-permute']} collective-permute" in planned[1]
+
+
+def test_the_table_fits_a_hundred_columns_and_names_what_is_planned(planned: tuple[dict[str, Any], str]) -> None:
+    shown = planned[1]
+    assert max(map(len, shown.splitlines())) <= 100
+    assert all(text in shown for text in ("batch of 1 x 32 x 16 x 16", "3 classes", "fits", "1.0 GB", "none"))
+
+
+def test_no_data_set_is_needed_and_none_is_made(planned: tuple[dict[str, Any], str]) -> None:
+    assert planned[0]["classes"] == 3
+    assert not Path("runs/plan").exists()
+
+
+@pytest.mark.parametrize(("memory", "fits"), [(1000, True), (999, False), (None, None)])
+def test_a_step_fits_a_memory_that_holds_arguments_and_temporaries(memory: int | None, fits: bool | None) -> None:
+    assert COST.fits(memory) is fits
+
+
+def test_what_does_not_compile_for_want_of_memory_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Large:
+        def compile(self) -> None:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Ran out of memory in hbm. Used 17.2G of 15.75G hbm.")
+
+    monkeypatch.setattr("ars_jax.plan.lower_step", lambda *arguments, **options: Large())
+    task = make_task(config_of(), jax.devices(), mesh=(1, 1), canvas=(16, 16, 16), classes=2)
+    cost = plan_step(task, "none")
+    assert cost.fits(10**12) is False
+    assert remarks(task, [cost]) == ["none: the compiler gave up: used 17.2g of 15.75g"]
+    console = Console(width=100, file=io.StringIO(), record=True)
+    console.print(render(task, [cost], None))
+    assert " no " in console.export_text()
+
+
+def config_of() -> Config:
+    return Config(DataConfig(Path("nowhere")), RunConfig(Path("nowhere")))
+
+
+@pytest.mark.parametrize(
+    ("text", "bytes_"), [("11GB", 11 * 10**9), ("16 GiB", 16 * 2**30), ("1.5tb", 1500 * 10**9), ("8B", 8)]
+)
+def test_memory_is_read_with_its_unit(text: str, bytes_: int) -> None:
+    assert parse_memory(text) == bytes_
+
+
+@pytest.mark.parametrize("text", ["11", "GB", "-1GB", "11GX", "1e3GB"])
+def test_memory_without_a_unit_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="wanted a number with a unit"):
+        parse_memory(text)
+
+
+def test_this_machine_has_memory() -> None:
+    memory = find_memory(jax.devices()[0])
+    assert memory is not None and memory > 2**28
+
+
+def test_collectives_count_once_where_they_start_and_end_apart() -> None:
+    program = """
+      %a = f32[4] all-reduce(f32[4] %x), to_apply=%add
+      %b = (f32[4], f32[4]) all-gather-start(f32[1] %y), dimensions={0}
+      %c = f32[4] all-gather-done((f32[4], f32[4]) %b)
+      %d = f32[4] collective-permute(f32[4] %a)
+    """
+    counts = {"all-gather": 1, "all-reduce": 1, "reduce-scatter": 0, "all-to-all": 0, "collective-permute": 1}
+    assert count_collectives(program) == counts
+
+
+def test_policies_are_those_of_the_network() -> None:
+    assert POLICIES == ("none", "convolutions", "stages")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--mesh", "[1,9]"), "--mesh: found 1 x 9; wanted at least 1 x 1 and at most 8 devices"),
+        (("--mesh", "[2,1]"), "train.batch_size: found 1; wanted a multiple of the 2 devices"),
+        (("--canvas", "[16,16,12]"), "--canvas: found (16, 16, 12); wanted sides that are multiples of 16"),
+        (("--canvas", "[16,16,16]", "--mesh", "[1,2]"), "the depth of 32"),
+        (("--prepare.canvas", "null"), "prepare.canvas: found null; wanted the voxels of a sample"),
+        (("--memory", "much"), "--memory: found much"),
+        (("--topology", "v5e:2x2"), "--topology: found no libtpu; wanted the TPU compiler"),
+    ],
+)
+def test_what_cannot_be_planned_is_told_in_one_line(
+    words: tuple[str, ...], told: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert main(["plan", "--prepare.canvas", "[32,16,16]", "--classes", "2", "--mesh", "[1,1]", *words]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and told in lines[0]
+
+
+def test_an_unknown_data_set_is_told_with_the_way_around_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--canvas", "[16,16,16]", "--mesh", "[1,1]", "--data.root", "/nowhere"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "/nowhere" in line and "--classes N" in line
+
+
+def test_an_unknown_topology_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(**options: str) -> None:
+        raise RuntimeError(f"no {options['topology_name']}")
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(jax.experimental.topologies, "get_topology_desc", unknown)
+    monkeypatch.setattr(os, "environ", {})
+    with pytest.raises(UserError, match=r"--topology: found v9:9x9 \(no v9:9x9\); wanted a topology such as v5e:2x2"):
+        find_devices("v9:9x9")
