@@ -200,6 +200,7 @@ class TrainConfig:
     Args:
         epochs: passes over the training cases.
         batch_size: cases of a step, over all devices.
+        accumulate: parts of a batch that are computed one after another, to save memory; their gradients are averaged.
         validate_every: epochs between validations; each is followed by a checkpoint.
         maps_every: epochs between the regional maps of the first validation case, maps/epoch_NNNN.npz of the run's
             folder; 0 writes none.
@@ -208,6 +209,7 @@ class TrainConfig:
 
     epochs: int = 100
     batch_size: int = 1
+    accumulate: int = 1
     validate_every: int = 10
     maps_every: int = 0
     seed: int = 0
@@ -275,6 +277,7 @@ def check_config(config: Config) -> None:
         ("optim.clip_norm", optim.clip_norm, optim.clip_norm is None or optim.clip_norm > 0, "above 0 or null"),
         ("train.epochs", train.epochs, train.epochs > 0, "at least 1"),
         ("train.batch_size", train.batch_size, train.batch_size > 0, "at least 1"),
+        ("train.accumulate", train.accumulate, train.accumulate > 0, "at least 1"),
         ("train.validate_every", train.validate_every, train.validate_every > 0, "at least 1"),
         ("train.maps_every", train.maps_every, train.maps_every >= 0, "at least 0"),
         ("train.seed", train.seed, train.seed >= 0, "at least 0"),

@@ -60,7 +60,8 @@ def lower_step(
     """
     batch = batch_shapes(config.train.batch_size, canvas, model.classes)
     everywhere = replicated(mesh)
-    step: Any = partial(train_step, model, optimizer, make_loss(config.loss), partly_labelled)
+    loss, parts = make_loss(config.loss), config.train.accumulate
+    step: Any = partial(train_step, model, optimizer, loss, partly_labelled, accumulate=parts)
     jitted = jax.jit(
         step,
         in_shardings=(everywhere, batch_shardings(mesh, batch)),

@@ -243,10 +243,11 @@ def _restore_state(manager: Checkpoints, state: TrainState, mesh: Mesh) -> Train
 def _check_run(config: Config, resume: bool) -> None:
     """Refuses what cannot be trained before anything is written."""
     check_config(config)
-    devices = jax.device_count()
-    if config.train.batch_size % devices:
-        wanted = f"a multiple of the {devices} devices"
-        raise UserError("train.batch_size", found=config.train.batch_size, wanted=wanted, fix=f"for example {devices}")
+    devices, parts = jax.device_count(), config.train.accumulate
+    if config.train.batch_size % (devices * parts):
+        wanted = f"a multiple of the {devices} devices" + (f" times train.accumulate {parts}" if parts > 1 else "")
+        fix = f"for example {devices * parts}"
+        raise UserError("train.batch_size", found=config.train.batch_size, wanted=wanted, fix=fix)
     folder = config.run.dir
     saved = folder / "config.yaml"
     trained = has_checkpoint(folder / "checkpoints")

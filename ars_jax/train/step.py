@@ -1,9 +1,11 @@
 """The objective, the optimiser and one training step, as pure functions."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from ars_jax import losses
@@ -74,6 +76,8 @@ def train_step(
     partly_labelled: bool,
     state: TrainState,
     batch: Arrays,
+    *,
+    accumulate: int = 1,
 ) -> tuple[TrainState, dict[str, Any]]:
     """Takes one step of gradient descent.
 
@@ -84,26 +88,57 @@ def train_step(
         partly_labelled: whether some case says that an organ was not drawn, so that `batch["labelled"]` is heeded.
         state: before the step.
         batch: `image` `[b, z, y, x, 1]`, `label` `[b, z, y, x]`, `labelled` `[b, c]`.
+        accumulate: parts into which the batch is divided, one after another in memory; b is a multiple of it. The
+            gradients are averaged, and each part is normalised by itself.
 
     Returns:
-        The state after the step, and `loss` with its unweighted `parts`.
+        The state after the step, and `loss` with its unweighted `parts`, means over the parts of the batch.
     """
     dropout_key = jax.random.fold_in(state.key, state.step)
+    differentiate = partial(_differentiate, model, loss, partly_labelled, state.params)
+    if accumulate == 1:
+        gradients, batch_stats, metrics = differentiate(state.batch_stats, dropout_key, batch)
+    else:
+        gradients, batch_stats, metrics = _accumulate(differentiate, accumulate, state, dropout_key, batch)
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    return TrainState(state.step + 1, params, batch_stats, opt_state, state.key), metrics
+
+
+def _differentiate(
+    model: VNet, loss: LossFunction, partly_labelled: bool, params: Any, batch_stats: Any, key: jax.Array, batch: Arrays
+) -> tuple[Any, Any, dict[str, Any]]:
+    """Returns the gradients, the running statistics after the batch, and the loss with its parts."""
 
     def objective(params: Any) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any]]:
+        variables = {"params": params, "batch_stats": batch_stats}
         logits, updated = model.apply(
-            {"params": params, "batch_stats": state.batch_stats},
-            batch["image"],
-            train=True,
-            mutable=["batch_stats"],
-            rngs={"dropout": dropout_key},
+            variables, batch["image"], train=True, mutable=["batch_stats"], rngs={"dropout": key}
         )
         if partly_labelled:
             logits = losses.marginal_logits(logits, batch["labelled"])
         total, parts = loss(logits, batch["label"])
         return total, (parts, updated["batch_stats"])
 
-    (total, (parts, batch_stats)), gradients = jax.value_and_grad(objective, has_aux=True)(state.params)
-    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    return TrainState(state.step + 1, params, batch_stats, opt_state, state.key), {"loss": total, "parts": parts}
+    (total, (parts, updated)), gradients = jax.value_and_grad(objective, has_aux=True)(params)
+    return gradients, updated, {"loss": total, "parts": parts}
+
+
+def _accumulate(
+    differentiate: Callable[..., tuple[Any, Any, Any]], count: int, state: TrainState, key: jax.Array, batch: Arrays
+) -> tuple[Any, Any, dict[str, Any]]:
+    """Averages over the parts of a batch; the running statistics go from part to part.
+
+    A part takes every count-th case, so that all devices work at it and no case moves between them.
+    """
+    parts = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, count, *x.shape[1:]), 1, 0), batch)
+
+    def add(carry: tuple[Any, Any], numbered: tuple[jax.Array, Arrays]) -> tuple[tuple[Any, Any], dict[str, Any]]:
+        (batch_stats, sums), (number, part) = carry, numbered
+        gradients, batch_stats, metrics = differentiate(batch_stats, jax.random.fold_in(key, number), part)
+        return (batch_stats, jax.tree.map(jnp.add, sums, gradients)), metrics
+
+    start = (state.batch_stats, jax.tree.map(jnp.zeros_like, state.params))
+    (batch_stats, sums), metrics = jax.lax.scan(add, start, (jnp.arange(count), parts))
+    mean = partial(jnp.mean, axis=0)
+    return jax.tree.map(lambda total: total / count, sums), batch_stats, jax.tree.map(mean, metrics)

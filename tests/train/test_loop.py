@@ -362,6 +362,8 @@ def test_resuming_a_run_that_never_began_is_refused(straight: SmallRun, tmp_path
 def test_batches_have_to_fill_the_devices(straight: SmallRun, tmp_path: Path) -> None:
     line = refused(straight, "--train.batch_size=12", folder=tmp_path / "new")
     assert line.startswith("ars-jax: train.batch_size: found 12; wanted a multiple of the 8 devices")
+    line = refused(straight, "--train.accumulate=2", folder=tmp_path / "new")
+    assert "train.batch_size: found 8; wanted a multiple of the 8 devices times train.accumulate 2" in line
     assert not (tmp_path / "new").exists()
 
 

@@ -25,7 +25,7 @@ from ars_jax.options import read_config
 from ars_jax.train import loop
 from ars_jax.train.inputs import Inputs
 from ars_jax.train.record import Recorder
-from ars_jax.train.state import TrainState
+from ars_jax.train.state import TrainState, place_state
 from ars_jax.train.step import make_loss, make_optimizer, train_step
 from tests.data.synthetic import LABELS, PLAN, ct, grid
 from tests.small_runs import DEVICES, quick_compilation, write_config
@@ -77,7 +77,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Program, Program
     inputs = Inputs(dataclasses.replace(PLAN, canvas=CANVAS), samples, samples, False, {"train": {}, "validation": {}})
     setup = loop._set_up(config, inputs)
     alone = dataclasses.replace(loop._set_up(long, inputs), mesh=make_mesh(1))
-    first = jax.jit(partial(loop._create, setup), out_shardings=replicated(setup.mesh))()
+    first = place_state(setup.model, setup.optimizer, config.train.seed, replicated(setup.mesh))
     programs = []
     for one in (alone, setup):
         state = jax.device_put(first, replicated(one.mesh))
@@ -271,6 +271,57 @@ def test_region_size_takes_the_place_of_the_grid() -> None:
         for division in ({"grid": (2, 1, 4)}, {"grid": None, "region_size": (2, 4, 1)})
     )
     np.testing.assert_allclose(by_size, by_grid, rtol=1e-6)
+
+
+class Pointwise:
+    """Stands in for a network without batch normalisation: every voxel by itself, through hidden features."""
+
+    def apply(self, variables: dict[str, Any], image: jax.Array, **_: Any) -> tuple[jax.Array, dict[str, Any]]:
+        hidden = jnp.tanh(image * variables["params"]["first"])
+        seen = variables["batch_stats"] + image.mean()
+        return hidden @ variables["params"]["second"], {"batch_stats": 0.5 * seen}
+
+
+def pointwise_step(accumulate: int) -> tuple[Any, tuple[TrainState, dict[str, jax.Array]]]:
+    """A step of plain descent on six random volumes, and its arguments."""
+    rng = np.random.default_rng(0)
+    params = {"first": rng.normal(size=32).astype(np.float32), "second": rng.normal(size=(32, 3)).astype(np.float32)}
+    batch = {
+        "image": rng.normal(size=(6, 8, 8, 8, 1)).astype(np.float32),
+        "label": rng.integers(0, 3, (6, 8, 8, 8)).astype(np.uint8),
+        "labelled": rng.random((6, 3)) < 0.7,
+    }
+    optimizer, loss = optax.sgd(1.0), make_loss(LossConfig(grid=2))
+    state = TrainState(jnp.int32(0), params, jnp.float32(0), optimizer.init(params), jax.random.key(0))
+    step = partial(train_step, cast(VNet, Pointwise()), optimizer, loss, True, accumulate=accumulate)
+    return jax.jit(step), (state, jax.tree.map(jnp.asarray, batch))
+
+
+def test_a_batch_in_parts_gives_the_gradients_of_the_whole() -> None:
+    """Where samples do not see each other in the network: parameters, loss and parts of the loss."""
+    (whole, metrics), *others = (step(*arguments) for step, arguments in map(pointwise_step, (1, 3)))
+    assert np.abs(whole.params["first"] - pointwise_step(1)[1][0].params["first"]).max() > 1e-3
+    for state, found in others:
+        jax.tree.map(partial(np.testing.assert_allclose, atol=1e-5), state.params, whole.params)
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), found, metrics)
+        assert state.step == 1
+
+
+def test_running_statistics_go_from_part_to_part() -> None:
+    """A part takes every n-th case."""
+    step, (state, batch) = pointwise_step(accumulate=3)
+    expected = 0.0
+    for part in range(3):
+        expected = 0.5 * (expected + float(batch["image"][part::3].mean()))
+    np.testing.assert_allclose(step(state, batch)[0].batch_stats, expected, rtol=1e-4)
+
+
+def test_a_batch_in_parts_needs_less_memory() -> None:
+    whole, parts = (
+        step.lower(*arguments).compile().memory_analysis().temp_size_in_bytes
+        for step, arguments in map(pointwise_step, (1, 6))
+    )
+    assert 2 * parts < whole
 
 
 def learning_rates(config: OptimConfig, steps: int) -> np.ndarray:
