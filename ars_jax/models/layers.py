@@ -7,6 +7,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
 from ars_jax.models.convolution import Form, convolve
+from ars_jax.models.packing import PLAIN, Layout, convolve_laid_out, pack_halving, spread
 
 CONVOLVED = "convolved"
 """Name of what convolutions of any kind return, by which rematerialisation policies know it."""
@@ -20,8 +21,9 @@ class Convolution(nn.Module):
         kernel_size: odd side of the kernel.
         use_bias: adds a bias; a bias in front of batch normalisation has no gradient but rounding noise.
         bias_init: what the bias starts from.
-        form: how it is computed; `"auto"` chooses by device and shape.
+        form: how plain volumes are convolved; `"auto"` chooses by device and shape.
         dtype: type of the computation; parameters are float32.
+        layout: how input and output lie.
     """
 
     features: int
@@ -30,15 +32,19 @@ class Convolution(nn.Module):
     bias_init: nn.initializers.Initializer = nn.initializers.zeros
     form: Form = "auto"
     dtype: DTypeLike = jnp.float32
+    layout: Layout = PLAIN
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Convolves `x` `[b, z, y, x, c]` to `[b, z, y, x, features]`."""
-        shape = (*(self.kernel_size,) * 3, x.shape[-1], self.features)
-        kernel = self.param("kernel", nn.initializers.he_normal(), shape)
-        y = checkpoint_name(convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.form), CONVOLVED)
+        shape = (*(self.kernel_size,) * 3, x.shape[-1] // self.layout.voxels, self.features)
+        kernel = self.param("kernel", nn.initializers.he_normal(), shape).astype(self.dtype)
+        x = x.astype(self.dtype)
+        y = convolve(x, kernel, self.form) if self.layout == PLAIN else convolve_laid_out(x, kernel, self.layout)
+        y = checkpoint_name(y, CONVOLVED)
         if self.use_bias:
-            y = (_wide(y) + self.param("bias", self.bias_init, (self.features,))).astype(self.dtype)
+            bias = spread(self.param("bias", self.bias_init, (self.features,)), self.layout)
+            y = (_wide(y) + bias).astype(self.dtype)
         return y
 
 
@@ -48,18 +54,24 @@ class Downsampling(nn.Module):
     Attributes:
         features: output channels.
         dtype: type of the computation; parameters are float32.
+        before: how the input lies.
+        after: how the output lies, but for its slabs, which are the input's.
     """
 
     features: int
     dtype: DTypeLike = jnp.float32
+    before: Layout = PLAIN
+    after: Layout = PLAIN
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Halves the sides of `x` `[b, z, y, x, c]`, all of them even."""
-        kernel = self.param("kernel", nn.initializers.he_normal(), (2, 2, 2, x.shape[-1], self.features))
-        b, z, y, w, c = x.shape
-        blocks = x.astype(self.dtype).reshape(b, z // 2, 2, y // 2, 2, w // 2, 2, c)
-        return checkpoint_name(jnp.einsum("bzpyqxrc,pqrcf->bzyxf", blocks, kernel.astype(self.dtype)), CONVOLVED)
+        channels = x.shape[-1] // self.before.voxels
+        kernel = self.param("kernel", nn.initializers.he_normal(), (2, 2, 2, channels, self.features))
+        kernel = pack_halving(kernel.astype(self.dtype), self.before.pack, self.after.pack)
+        (p, q, r), (b, z, y, w, c) = kernel.shape[:3], x.shape
+        blocks = x.astype(self.dtype).reshape(b, z // p, p, y // q, q, w // r, r, c)
+        return checkpoint_name(jnp.einsum("bzpyqxrc,pqrcf->bzyxf", blocks, kernel), CONVOLVED)
 
 
 class Upsampling(nn.Module):
@@ -68,30 +80,83 @@ class Upsampling(nn.Module):
     Attributes:
         features: output channels.
         dtype: type of the computation; parameters are float32.
+        before: how the input lies, but for its slabs, which are the output's.
+        after: how the output lies.
     """
 
     features: int
     dtype: DTypeLike = jnp.float32
+    before: Layout = PLAIN
+    after: Layout = PLAIN
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Doubles the sides of `x` `[b, z, y, x, c]`."""
         # One output voxel meets one tap, so the fan-in is that of a 1 x 1 x 1 kernel.
         init = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal", batch_axis=(0, 1, 2))
-        kernel = self.param("kernel", init, (2, 2, 2, x.shape[-1], self.features))
-        blocks = jnp.einsum("bzyxc,pqrcf->bzpyqxrf", x.astype(self.dtype), kernel.astype(self.dtype))
-        b, z, y, w, _ = x.shape
-        return checkpoint_name(blocks.reshape(b, 2 * z, 2 * y, 2 * w, self.features), CONVOLVED)
+        kernel = self.param("kernel", init, (2, 2, 2, x.shape[-1] // self.before.voxels, self.features))
+        # Going up is the transpose of going down.
+        kernel = pack_halving(kernel.astype(self.dtype).swapaxes(3, 4), self.after.pack, self.before.pack)
+        (p, q, r), (b, z, y, w, _) = kernel.shape[:3], x.shape
+        blocks = jnp.einsum("bzyxc,pqrfc->bzpyqxrf", x.astype(self.dtype), kernel)
+        return checkpoint_name(blocks.reshape(b, p * z, q * y, r * w, -1), CONVOLVED)
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation with sums in float32 (Ioffe and Szegedy 2015), as flax has it, of any layout.
+
+    Attributes:
+        use_running_average: normalises by the running statistics instead of the batch's.
+        momentum: of the running statistics.
+        epsilon: added to the variance.
+        dtype: type of the result; parameters and statistics are float32.
+        layout: how input and output lie.
+    """
+
+    use_running_average: bool
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+    dtype: DTypeLike = jnp.float32
+    layout: Layout = PLAIN
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalises every channel of `x` `[b, z, y, x, c]`."""
+        channels = (x.shape[-1] // self.layout.voxels,)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
+        running_var = self.variable("batch_stats", "var", jnp.ones, channels)
+        scale = self.param("scale", nn.initializers.ones, channels)
+        bias = self.param("bias", nn.initializers.zeros, channels)
+        mean, var = running_mean.value, running_var.value
+        x = x.astype(jnp.float32)
+        if not self.use_running_average:
+            mean, square = self._channel_means(x), self._channel_means(jnp.square(x))
+            var = jnp.maximum(square - jnp.square(mean), 0.0)
+            if not self.is_initializing():
+                running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean
+                running_var.value = self.momentum * running_var.value + (1 - self.momentum) * var
+        factor = scale * jax.lax.rsqrt(var + self.epsilon)
+        y = (x - spread(mean, self.layout)) * spread(factor, self.layout) + spread(bias, self.layout)
+        return y.astype(self.dtype)
+
+    def _channel_means(self, x: jax.Array) -> jax.Array:
+        return x.mean((0, 1, 2, 3)).reshape(-1, self.layout.voxels).mean(1)
 
 
 class PReLU(nn.Module):
-    """The rectifier with one learnt negative slope per channel, 0.25 at the start (He et al. 2015)."""
+    """The rectifier with one learnt negative slope per channel, 0.25 at the start (He et al. 2015).
+
+    Attributes:
+        layout: how input and output lie.
+    """
+
+    layout: Layout = PLAIN
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns x where positive, slope times x elsewhere, in the shape and type of `x`."""
-        slope = self.param("slope", nn.initializers.constant(0.25), (x.shape[-1],))
-        return jnp.where(x >= 0, x, (slope * _wide(x)).astype(x.dtype))
+        slope = self.param("slope", nn.initializers.constant(0.25), (x.shape[-1] // self.layout.voxels,))
+        return jnp.where(x >= 0, x, (spread(slope, self.layout) * _wide(x)).astype(x.dtype))
 
 
 def _wide(x: jax.Array) -> jax.Array:

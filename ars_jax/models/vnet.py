@@ -12,7 +12,17 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from ars_jax.models.convolution import Form
-from ars_jax.models.layers import CONVOLVED, Convolution, Downsampling, PReLU, Upsampling
+from ars_jax.models.layers import CONVOLVED, BatchNorm, Convolution, Downsampling, PReLU, Upsampling
+from ars_jax.models.packing import (
+    PLAIN,
+    Layout,
+    change_slabs,
+    lay,
+    lay_plain,
+    repeat_channels,
+    spread_volumes,
+    stage_layouts,
+)
 
 Variant = Literal["figure", "released", "monai"]
 Remat = Literal["none", "convolutions", "stages"]
@@ -46,7 +56,7 @@ class _Design:
 
     down: tuple[int, ...]
     up: tuple[int, ...]
-    activation: Callable[[], Activation]
+    activation: Callable[[Layout], Activation]
     twice: bool
     dropped: frozenset[str]
 
@@ -56,7 +66,7 @@ _MONAI = frozenset({"branch_3", "branch_4", "below_3", "below_2", "skip_3", "ski
 _DESIGNS = {
     "figure": _Design((1, 2, 3, 3, 3), (3, 3, 2, 1), PReLU, twice=False, dropped=_DEPTH),
     "released": _Design((1, 1, 2, 3, 3), (3, 2, 1, 1), PReLU, twice=False, dropped=_DEPTH),
-    "monai": _Design((1, 1, 2, 3, 2), (2, 2, 1, 1), lambda: nn.elu, twice=True, dropped=_MONAI),
+    "monai": _Design((1, 1, 2, 3, 2), (2, 2, 1, 1), lambda layout: nn.elu, twice=True, dropped=_MONAI),
 }
 
 
@@ -89,6 +99,8 @@ class VNet(nn.Module):
             enters a stage, what convolutions return and the sums of the batch statistics; normalisations and
             activations are computed again. `"stages"`: only what enters a stage; its convolutions too are computed
             again, a third more work for the least memory. Parameters and gradients are the same.
+        packed: lays volumes out for a TPU, see `packing`; parameters, logits and gradients are the same but for
+            rounding.
     """
 
     classes: int
@@ -99,6 +111,7 @@ class VNet(nn.Module):
     form: Form = "auto"
     dtype: DTypeLike = jnp.float32
     remat: Remat = "none"
+    packed: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -116,14 +129,15 @@ class VNet(nn.Module):
         """
         if any(side % STRIDE for side in x.shape[1:4]):
             raise ValueError(f"V-Net sides must be multiples of {STRIDE}; the input is {x.shape}: pad it first")
-        x = self._stage(VNet._first, train)(x.astype(self.dtype))
+        layouts = stage_layouts(x.shape[3], self.base_channels, 5) if self.packed else (PLAIN,) * 5
+        x = self._stage(VNet._first, train, layouts[0])(x.astype(self.dtype))
         skips = []
         for number in (1, 2, 3, 4):
             skips.append(x)
-            x = self._stage(VNet._encode, train, number)(x)
+            x = self._stage(VNet._encode, train, number, layouts[number - 1 : number + 1])(x)
         for number in (3, 2, 1, 0):
-            x = self._stage(VNet._decode, train, number)(x, skips[number])
-        return self._stage(VNet._head, train)(x)
+            x = self._stage(VNet._decode, train, number, layouts[number : number + 2])(x, skips[number])
+        return self._stage(VNet._head, train, layouts[0])(x)
 
     def _stage(self, function: Callable[..., jax.Array], *static: Any) -> Callable[..., jax.Array]:
         """Binds a stage's static arguments, and has it computed again where the policy says so."""
@@ -133,52 +147,67 @@ class VNet(nn.Module):
         again = nn.remat(function, policy=policy, static_argnums=tuple(range(1, 1 + len(static))))
         return partial(again, self, *static)
 
-    def _first(self, train: bool, x: jax.Array) -> jax.Array:
-        return self._block(train, 1, name="encoder_0")(x, _repeat_channels(x, self.base_channels))
+    def _first(self, train: bool, layout: Layout, x: jax.Array) -> jax.Array:
+        x = lay(x, layout)
+        return self._block(train, layout, 1, name="encoder_0")(x, repeat_channels(x, self.base_channels, layout))
 
-    def _encode(self, train: bool, number: int, x: jax.Array) -> jax.Array:
-        x = Downsampling(2 * x.shape[-1], dtype=self.dtype, name=f"down_{number}")(x)
-        x = self._activation()(self._norm(train)(name=f"down_{number}_norm")(x))
-        branch = self._drop(train, x, f"branch_{number}")
-        x = self._block(train, self._design.down[number], name=f"encoder_{number}")(branch, x)
-        return self._drop(train, x, f"encoder_{number}")
+    def _encode(self, train: bool, number: int, layouts: tuple[Layout, ...], x: jax.Array) -> jax.Array:
+        before, layout = layouts
+        features = 2 * x.shape[-1] // before.voxels
+        x = Downsampling(features, self.dtype, before, layout, name=f"down_{number}")(x)
+        x = change_slabs(x, before.slabs, layout.slabs)
+        x = self._activation(layout)(self._norm(train, layout)(name=f"down_{number}_norm")(x))
+        branch = self._drop(train, layout, x, f"branch_{number}")
+        x = self._block(train, layout, self._design.down[number], name=f"encoder_{number}")(branch, x)
+        return self._drop(train, layout, x, f"encoder_{number}")
 
-    def _decode(self, train: bool, number: int, x: jax.Array, skip: jax.Array) -> jax.Array:
-        x, skip = self._drop(train, x, f"below_{number}"), self._drop(train, skip, f"skip_{number}")
-        x = Upsampling(skip.shape[-1], dtype=self.dtype, name=f"up_{number}")(x)
-        x = self._activation()(self._norm(train)(name=f"up_{number}_norm")(x))
+    def _decode(
+        self, train: bool, number: int, layouts: tuple[Layout, ...], x: jax.Array, skip: jax.Array
+    ) -> jax.Array:
+        layout, below = layouts
+        x, skip = self._drop(train, below, x, f"below_{number}"), self._drop(train, layout, skip, f"skip_{number}")
+        x = change_slabs(x, below.slabs, layout.slabs)
+        x = Upsampling(skip.shape[-1] // layout.voxels, self.dtype, below, layout, name=f"up_{number}")(x)
+        x = self._activation(layout)(self._norm(train, layout)(name=f"up_{number}_norm")(x))
         x = jnp.concatenate([x, skip], axis=-1)
-        return self._block(train, self._design.up[3 - number], name=f"decoder_{number}")(x, x)
+        return self._block(train, layout, self._design.up[3 - number], name=f"decoder_{number}")(x, x)
 
-    def _head(self, train: bool, x: jax.Array) -> jax.Array:
-        convolution = self._convolution()
-        x = self._norm(train)(name="head_norm")(convolution(self.classes, name="head")(x))
-        x = self._activation()(x)
+    def _head(self, train: bool, layout: Layout, x: jax.Array) -> jax.Array:
+        convolution = self._convolution(layout)
+        x = self._norm(train, layout)(name="head_norm")(convolution(self.classes, name="head")(x))
+        x = self._activation(layout)(x)
         logits = convolution(self.classes, kernel_size=1, use_bias=True, bias_init=_prior_bias, name="logits")(x)
-        return logits.astype(jnp.float32)
+        return lay_plain(logits, layout).astype(jnp.float32)
 
     @property
     def _design(self) -> _Design:
         return _DESIGNS[self.variant]
 
-    def _activation(self) -> Activation:
-        return self._design.activation()
+    def _activation(self, layout: Layout) -> Activation:
+        return self._design.activation(layout)
 
-    def _convolution(self) -> Callable[..., Convolution]:
-        return partial(Convolution, kernel_size=self.kernel_size, form=self.form, dtype=self.dtype)
+    def _convolution(self, layout: Layout) -> Callable[..., Convolution]:
+        return partial(Convolution, kernel_size=self.kernel_size, form=self.form, dtype=self.dtype, layout=layout)
 
-    def _norm(self, train: bool) -> Callable[..., nn.BatchNorm]:
-        return partial(nn.BatchNorm, use_running_average=not train, momentum=0.9, dtype=self.dtype)
+    def _norm(self, train: bool, layout: Layout) -> Callable[..., BatchNorm]:
+        return partial(BatchNorm, use_running_average=not train, momentum=0.9, dtype=self.dtype, layout=layout)
 
-    def _drop(self, train: bool, x: jax.Array, place: str) -> jax.Array:
+    def _drop(self, train: bool, layout: Layout, x: jax.Array, place: str) -> jax.Array:
         if place not in self._design.dropped:
             return x
-        return nn.Dropout(self.dropout, broadcast_dims=(1, 2, 3), deterministic=not train)(x)
+        dropout = nn.Dropout(self.dropout, broadcast_dims=(1, 2, 3), deterministic=not train)
+        if layout == PLAIN:
+            return dropout(x)
+        # A channel of a volume is dropped whole, wherever its slabs and blocks lie.
+        volumes, channels = x.shape[0] // layout.slabs, x.shape[-1] // layout.voxels
+        return x * spread_volumes(dropout(jnp.ones((volumes, 1, 1, 1, channels), x.dtype)), layout)
 
-    def _block(self, train: bool, count: int, name: str) -> "Block":
+    def _block(self, train: bool, layout: Layout, count: int, name: str) -> "Block":
         twice = self._design.twice and name != "encoder_0"
-        activation = self._design.activation
-        return Block(count, self._convolution(), self._norm(train), activation, twice, name=name)
+        activation = partial(self._design.activation, layout)
+        return Block(
+            count, self._convolution(layout), self._norm(train, layout), activation, twice, layout.voxels, name=name
+        )
 
 
 class Block(nn.Module):
@@ -190,6 +219,7 @@ class Block(nn.Module):
         norm: makes a normalisation.
         activation: makes an activation.
         twice: whether the last convolution has an activation of its own, in front of the sum.
+        voxels: of a block, see `packing`.
     """
 
     count: int
@@ -197,12 +227,13 @@ class Block(nn.Module):
     norm: Callable[..., nn.Module]
     activation: Callable[[], Activation] = PReLU
     twice: bool = False
+    voxels: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array, residual: jax.Array) -> jax.Array:
         """Maps `x` `[b, z, y, x, c]` to the shape of `residual` `[b, z, y, x, features]`."""
         for index in range(self.count):
-            x = self.norm()(self.convolution(residual.shape[-1])(x))
+            x = self.norm()(self.convolution(residual.shape[-1] // self.voxels)(x))
             if self.twice or index < self.count - 1:
                 x = self.activation()(x)
         return self.activation()(x + residual)
@@ -220,10 +251,3 @@ def _prior_bias(key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.flo
     (classes,) = shape
     odds = BACKGROUND_PRIOR / (1 - BACKGROUND_PRIOR) * max(classes - 1, 1)
     return jnp.zeros(shape, dtype).at[0].set(math.log(odds))
-
-
-def _repeat_channels(x: jax.Array, features: int) -> jax.Array:
-    """Repeats the input's channels up to `features`; broadcast, because tiling compiles slowly."""
-    copies = -(-features // x.shape[-1])
-    repeated = jnp.broadcast_to(x[..., None, :], (*x.shape[:-1], copies, x.shape[-1]))
-    return repeated.reshape(*x.shape[:-1], -1)[..., :features]

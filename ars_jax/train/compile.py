@@ -46,6 +46,8 @@ def lower_step(
 ) -> Lowered:
     """Lowers the step for the devices of a mesh, which need not be there; the state is donated.
 
+    On a TPU volumes are packed, see `models.packing`.
+
     Args:
         config: the objective and the batch size.
         model: the network.
@@ -58,6 +60,7 @@ def lower_step(
     Returns:
         The lowered step, a function of state and batch.
     """
+    model = model.clone(packed=mesh.devices.flat[0].platform == "tpu")
     batch = batch_shapes(config.train.batch_size, canvas, model.classes)
     everywhere = replicated(mesh)
     loss, parts = make_loss(config.loss), config.train.accumulate

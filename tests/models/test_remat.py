@@ -79,7 +79,7 @@ def test_the_policy_changes_no_gradient() -> None:
 
     none, *others = map(run, POLICIES)
     for other in others:
-        chex.assert_trees_all_close(other, none, rtol=1e-4, atol=1e-4)
+        chex.assert_trees_all_close(other, none, rtol=1e-4, atol=1e-3)
 
 
 def test_each_policy_keeps_less_than_the_one_before() -> None:
