@@ -2,7 +2,7 @@
 # All that is to be measured on a GPU, in one call of less than nine minutes: scripts/bench_gpu.sh FOLDER
 # FOLDER gets bench_gpu.log and a JSON file for each part. What is not installed is left out; a part that fails or takes
 # too long does not stop the others, and the exit status counts them. PYTHON chooses the interpreter; TOY=1 tries
-# everything at the smallest sizes and without optimisation, on any device.
+# everything at the smallest sizes, on any device.
 set -uo pipefail
 out=$(mkdir -p "${1:?folder for the results}" && cd "$1" && pwd) || exit
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
@@ -13,7 +13,6 @@ export JAX_COMPILATION_CACHE_DIR
 trap 'rm -rf "$JAX_COMPILATION_CACHE_DIR"' EXIT
 
 if [[ -n ${TOY:-} ]]; then
-    export JAX_DISABLE_MOST_OPTIMIZATIONS=1
     patience=6
     losses=(--shape 1 16 16 16 --classes 3 --grid 2 --rounds 1)
     pair=(--shape 32 16 16 --classes 3 --rounds 1 --channels 2 --kernel 3)
