@@ -168,6 +168,7 @@ def _plan(arguments: Namespace, console: Console) -> None:
     from ars_jax.files import check_place, write_json
     from ars_jax.plan import (
         POLICIES,
+        describe,
         find_devices,
         find_memory,
         make_task,
@@ -186,9 +187,10 @@ def _plan(arguments: Namespace, console: Console) -> None:
     devices = find_devices(arguments.topology)
     task = make_task(config, devices, **{name: arguments[name] for name in ("mesh", "canvas", "classes")})
     memory = find_memory(devices[0]) if memory is None else memory
+    console.print(describe(task), soft_wrap=True)
     with _bar(console, "compiling") as update:
         costs = plan(task, POLICIES if arguments.remat == "all" else (arguments.remat,), update)
-    console.print(render(task, costs, memory))
+    console.print(render(costs, memory))
     for line in remarks(task, costs):
         console.print(line, soft_wrap=True)
     if arguments.json is not None:

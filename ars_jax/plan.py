@@ -67,8 +67,9 @@ class StepCost:
         remat: what is computed again in the backward pass.
         argument_bytes: state and batch; None if it did not compile.
         temporary_bytes: everything else that is alive at once, with results that are not written over the state.
-        flops: arithmetic operations as the compiler counts them.
-        bytes_accessed: read and written, as the compiler counts them.
+        flops: arithmetic operations as the compiler counts them, the body of a loop once.
+        bytes_accessed: read and written, as the compiler counts them, the body of a loop once; the loss is a loop, and
+            reads and writes the logits about four times.
         collectives: how often devices communicate, by kind.
         compile_s: seconds it took to compile.
         fault: why the compiler gave up, where it did: the program does not fit the device.
@@ -189,8 +190,9 @@ def make_task(
     if min(data, space) < 1 or data * space > len(devices):
         wanted = f"at least 1 x 1 and at most {len(devices)} devices"
         raise UserError("--mesh", found=f"{data} x {space}", wanted=wanted, fix="ask for fewer, or a larger topology")
-    if config.train.batch_size % data:
-        wanted, fix = f"a multiple of the {data} devices along the batch", "for example --mesh '[1,1]'"
+    if config.train.batch_size % (data * config.train.accumulate):
+        wanted = f"a multiple of the {data} devices along the batch times train.accumulate {config.train.accumulate}"
+        fix = "for example --mesh '[1,1]'"
         raise UserError("train.batch_size", found=config.train.batch_size, wanted=wanted, fix=fix)
     if min(canvas) < 1 or any(side % STRIDE for side in canvas) or canvas[0] % (STRIDE * space):
         wanted = f"sides that are multiples of {STRIDE}, the depth of {STRIDE * space}"
@@ -276,18 +278,17 @@ def _out_of_memory(message: str) -> str | None:
     return used[0].lower() if used else "out of memory"
 
 
-def render(task: Task, costs: Sequence[StepCost], memory: int | None) -> Table:
-    """Makes the table for the screen, at most 100 columns wide.
+def render(costs: Sequence[StepCost], memory: int | None) -> Table:
+    """Makes the table for the screen, at most 80 columns wide.
 
     Args:
-        task: what was planned.
         costs: of every policy.
         memory: bytes of a device.
 
     Returns:
         The table; memory and traffic per device in units of 10^9 bytes.
     """
-    table = Table(title=describe(task), box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1), title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0)
     table.add_column("remat", no_wrap=True)
     limit = "fits" if memory is None else f"fits\n{memory / GIGABYTE:.1f} GB"
     for heading in ("arguments\nGB", "temporaries\nGB", "together\nGB", limit, "TFLOP", "moved\nGB", "compiled\nin s"):
@@ -312,9 +313,12 @@ def remarks(task: Task, costs: Sequence[StepCost]) -> list[str]:
         costs: of every policy.
 
     Returns:
-        A line for every policy that did not compile, and, with several devices, for the collectives of every other.
+        A line for every policy that did not compile, one if a batch is gone through in parts, and, with several
+        devices, one for the collectives of every policy.
     """
     lines = [f"{cost.remat}: the compiler gave up: {cost.fault}" for cost in costs if cost.fault]
+    if (parts := task.config.train.accumulate) > 1:
+        lines.append(f"the compiler counts loops once: arithmetic and traffic are those of one of {parts} parts")
     if task.mesh.devices.size == 1:
         return lines
     counted = [(cost.remat, cost.collectives) for cost in costs if not cost.fault]
@@ -322,13 +326,13 @@ def remarks(task: Task, costs: Sequence[StepCost]) -> list[str]:
 
 
 def describe(task: Task) -> str:
-    """Names what is planned in one line."""
+    """Names what is planned in two lines."""
     config, devices = task.config, task.mesh.devices
     parameters = count_parameters(state_shapes(task))
     sides = " x ".join(map(str, task.canvas))
     return (
         f"{config.loss.objective}, V-Net {config.model.variant} of {parameters / 1e6:.1f} M parameters in "
-        f"{config.model.dtype}, {task.classes} classes,\nbatch of {config.train.batch_size} x {sides}, on "
+        f"{config.model.dtype},\n{task.classes} classes, batch of {config.train.batch_size} x {sides}, on "
         f"{' x '.join(map(str, devices.shape))} {devices.flat[0].device_kind}; for each device:"
     )
 
