@@ -21,6 +21,7 @@ COMMANDS = (
     "demo",
     "phantom",
     "check",
+    "plan",
     "train",
     "experiment",
     "predict",
