@@ -1,7 +1,7 @@
 """Volumes laid out for a TPU: neighbouring voxels in the channels, parts of the rows in the batch.
 
 A TPU holds arrays in tiles of 8 x 128 numbers, for a convolution batch x channels, and pads what is smaller, in memory
-too: one volume of 16 channels takes up to 64 times its size, or is copied to and fro. Here a volume `[b, z, y, x, c]`
+too: one volume of 16 channels takes several times its size, or is copied to and fro. Here a volume `[b, z, y, x, c]`
 is cut into slabs along x, which join the batch, and blocks of `(p, q, r)` voxels become channels:
 `[b slabs, z / p, y / q, x / (slabs r), c p q r]`, the channel before the position in the block, so that a concatenation
 of channels stays one. Kernels are placed among the blocks by fixed maps, so that parameters are those of the plain
