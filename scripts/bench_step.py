@@ -235,7 +235,7 @@ def best_name(contestants: list[Contestant]) -> str:
 
 def compile_times(presets: list[str]) -> dict[str, Any]:
     """Compiles each configuration's step in a fresh process, then again in another that finds the programs."""
-    print(f"\n{'seconds':34}{'import':>9}{'state':>9}{'trace, lower':>14}{'compile':>9}{'step':>9}")
+    print(f"\n{'seconds':34}{'begin':>9}{'state':>9}{'trace, lower':>14}{'compile':>9}{'step':>9}")
     found: dict[str, Any] = {}
     for name in presets:
         with tempfile.TemporaryDirectory() as folder:
@@ -266,7 +266,7 @@ def compile_once(name: str, folder: Path) -> dict[str, float]:
 
     config, model, shape = preset_step(name)
     jax.devices()
-    seconds = {"import": since()}
+    seconds = {"begin": since()}
     with kept_programs(folder):
         optimizer = make_optimizer(config.optim, steps=1000)
         state = jax.block_until_ready(place_state(model, optimizer, 0))
