@@ -1,4 +1,4 @@
-"""Compiled programs are kept in a folder from one run to the next; compiling can take longer than a short run."""
+"""How programs are compiled, and kept in a folder from one run to the next: compiling can outlast a short run."""
 
 import hashlib
 import os
@@ -21,6 +21,26 @@ SHORTEST_SECONDS = 0.2
 
 _FOLDER = "jax_compilation_cache_dir"
 _DECISIVE = ("vendor_id", "cpu family", "model", "flags", "CPU implementer", "CPU variant", "CPU part", "Features")
+
+
+def compiler_options(platform: str, *, save_memory: bool = False) -> dict[str, int | str]:
+    """Says what the compiler is told besides its defaults.
+
+    On a CPU, where nearly all work is done by library calls, higher levels of optimisation take longer to compile and
+    gain nothing. There the compiler also merges what is to be computed again with what was computed before; all that
+    saves memory is another order of the operations.
+
+    Args:
+        platform: that is compiled for.
+        save_memory: whether time may be given for memory.
+
+    Returns:
+        Options for `jax.jit`.
+    """
+    if platform != "cpu":
+        return {}
+    order = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"} if save_memory else {}
+    return {"xla_backend_optimization_level": 1, **order}
 
 
 @contextmanager

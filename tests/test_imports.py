@@ -49,6 +49,7 @@ MAY_IMPORT = {
     },
     "train": {
         "errors",
+        "compiled",
         "files",
         "data",
         "losses",

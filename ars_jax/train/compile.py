@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.stages import Lowered
 
+from ars_jax.compiled import compiler_options
 from ars_jax.config import Config
 from ars_jax.mesh import Mesh, batch_shardings, replicated
 from ars_jax.models import VNet
@@ -60,7 +61,8 @@ def lower_step(
     Returns:
         The lowered step, a function of state and batch.
     """
-    model = model.clone(packed=mesh.devices.flat[0].platform == "tpu")
+    platform = mesh.devices.flat[0].platform
+    model = model.clone(packed=platform == "tpu")
     batch = batch_shapes(config.train.batch_size, canvas, model.classes)
     everywhere = replicated(mesh)
     loss, parts = make_loss(config.loss), config.train.accumulate
@@ -70,5 +72,6 @@ def lower_step(
         in_shardings=(everywhere, batch_shardings(mesh, batch)),
         out_shardings=(everywhere, everywhere),
         donate_argnums=0,
+        compiler_options=compiler_options(platform, save_memory=model.remat != "none"),
     )
     return jitted.lower(state, batch)

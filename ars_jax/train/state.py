@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ars_jax.compiled import compiler_options
 from ars_jax.models import STRIDE, VNet
 
 
@@ -61,9 +62,8 @@ def place_state(model: VNet, optimizer: optax.GradientTransformation, seed: int,
     Returns:
         The state before the first step.
     """
-    # On a CPU, optimising a program that runs once for 0.03 s would take half a minute.
-    quick = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
-    return jax.jit(partial(create_state, model, optimizer, seed), out_shardings=sharding, compiler_options=quick)()
+    options = compiler_options(jax.default_backend())
+    return jax.jit(partial(create_state, model, optimizer, seed), out_shardings=sharding, compiler_options=options)()
 
 
 def count_parameters(state: TrainState) -> int:
