@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments = _parser().parse_args(words or ["--help"])
         command, _ = _COMMANDS[arguments.subcommand]
         given = arguments[arguments.subcommand]
-        with _kept_programs(given):
+        with _ready_for_jax(given):
             command(given, console)
     except UserError as error:
         errors.print(f"ars-jax: {error}")
@@ -75,10 +75,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _kept_programs(arguments: Namespace) -> AbstractContextManager[None]:
-    """Compiled programs outlive the commands that have the option for it: those that compile."""
+def _ready_for_jax(arguments: Namespace) -> AbstractContextManager[None]:
+    """Compiled programs outlive the commands that have the option for it: those that compile, and run many times."""
     if "compiled" not in arguments:
         return nullcontext()
+    from ars_jax.allocator import keep_freed_memory
+
+    keep_freed_memory()
     from ars_jax.compiled import kept_programs
 
     return kept_programs(arguments.compiled)

@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "models": set(),
     "mesh": set(),
     "resample": set(),
+    "allocator": set(),
     "compiled": {"errors"},
     "data": {"errors", "files"},
     "metrics": {"errors", "files"},
@@ -86,6 +87,7 @@ WITHOUT_JAX = (
     "options.py",
     "arguments.py",
     "errors.py",
+    "allocator.py",
     "__init__.py",
 )
 SHARDING_NAMES = {"Mesh", "PartitionSpec", "NamedSharding", "P", "make_mesh"}
