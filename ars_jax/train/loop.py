@@ -22,12 +22,12 @@ from ars_jax.data.staging import staging_shape
 from ars_jax.errors import UserError
 from ars_jax.files import written_atomically
 from ars_jax.losses import region_bounds
-from ars_jax.mesh import Mesh, by_batch, make_mesh, put_batch, replicated
+from ars_jax.mesh import Mesh, batch_shardings, make_mesh, put_batch, replicated
 from ars_jax.models import VNet
 from ars_jax.options import read_config
 from ars_jax.predict import Network, make_model
 from ars_jax.resample import resample
-from ars_jax.train.compile import lower_step
+from ars_jax.train.compile import batch_shapes, lower_step
 from ars_jax.train.inputs import Inputs, find_cases, make_augmentation, prepare_inputs, read_split, write_split
 from ars_jax.train.maps import write_maps
 from ars_jax.train.record import Recorder, Times, describe, preparation_progress
@@ -123,6 +123,7 @@ def _run_steps(setup: Setup, state: TrainState, step: Compiled, manager: Checkpo
             scores = validate(network, setup.inputs.validation)
             recorder.validation(number, scores)
             save(manager, number, _items(state), meta, scores["mean_dsc"] or 0.0)
+            recorder.saved()
     recorder.end()
 
 
@@ -210,7 +211,8 @@ def _placing(setup: Setup) -> Callable[[Batch], dict[str, jax.Array]]:
     if not setup.config.augment.device:
         return put
     changes = partial(resample, canvas=_canvas(setup), swap=setup.augmentation.swap)
-    augment = jax.jit(changes, out_shardings=by_batch(setup.mesh))
+    shapes = batch_shapes(setup.config.train.batch_size, _canvas(setup), setup.model.classes)
+    augment = jax.jit(changes, out_shardings=batch_shardings(setup.mesh, shapes))
     return lambda batch: augment(put(batch))
 
 

@@ -184,8 +184,15 @@ class Recorder(AbstractContextManager["Recorder"]):
         parts = times._asdict()
         del parts["given"]
         took = {"step": seconds, **parts, "idle": idle}
-        self._totals.update({**took, "steps": 1})
+        # Backwards from when the devices were given the step: what the host did before they were done hid behind them.
+        by_transfer = min(idle, times.transfer)
+        by_wait = min(idle - by_transfer, times.wait)
+        self._totals.update({**took, "idle_by_transfer": by_transfer, "idle_by_wait": by_wait, "steps": 1})
         return took
+
+    def saved(self) -> None:
+        """Leaves out of the next step's times what was done since a validation was recorded: saving."""
+        self._pause()
 
     def _pause(self) -> float:
         """Leaves what was done since the last step out of the next one's times."""
@@ -240,7 +247,8 @@ def shortage_text(totals: Mapping[str, float]) -> str | None:
     """Says which part of a training was too slow for the devices.
 
     Args:
-        totals: "steps", and the seconds of all of them: "step", "load", "augment", "wait", "transfer" and "idle".
+        totals: "steps", and the seconds of all of them: "step", "load", "augment" and "idle", of which "idle_by_wait"
+            and "idle_by_transfer" went by while the host waited for a batch and handed it over.
 
     Returns:
         One sentence, or None where the devices stood still for less than `IDLE_SHARE` of the time.
@@ -248,10 +256,11 @@ def shortage_text(totals: Mapping[str, float]) -> str | None:
     if totals["idle"] <= IDLE_SHARE * totals["step"]:
         return None
     load, augment = totals["load"] / totals["steps"], totals["augment"] / totals["steps"]
+    by_wait, by_transfer = totals["idle_by_wait"], totals["idle_by_transfer"]
     causes = {
-        f"waiting for batches, which take {load:.3f} s to load and {augment:.3f} s to augment": totals["wait"],
-        "while batches were handed to it": totals["transfer"],
-        "while results were written down": totals["idle"] - totals["wait"] - totals["transfer"],
+        f"waiting for batches, which take {load:.3f} s to load and {augment:.3f} s to augment": by_wait,
+        "while batches were handed to it": by_transfer,
+        "while results were written down": totals["idle"] - by_wait - by_transfer,
     }
     share = totals["idle"] / totals["step"]
     return f"the device was idle for {share:.0%} of the training, mostly {max(causes, key=lambda name: causes[name])}"

@@ -104,15 +104,70 @@ def test_a_device_is_idle_from_the_end_of_a_step_to_the_next(tmp_path: Path) -> 
     assert "the device was idle for" in shown.getvalue()
 
 
-TOTALS = {"steps": 10, "step": 100.0, "load": 1.0, "augment": 20.0, "wait": 0.0, "transfer": 0.0, "idle": 10.0}
+@pytest.mark.parametrize("hidden", ["wait", "transfer"])
+def test_what_the_host_did_while_the_device_worked_is_not_blamed(tmp_path: Path, hidden: str) -> None:
+    """The device is idle in one step for another reason; the long waits are hidden, before the first step or paused."""
+    shown = io.StringIO()
+    with Recorder(tmp_path / "metrics.jsonl", Console(file=shown, width=400), 1, 5) as recorder:
+        recorder.begin(0)
+        busy = DONE._replace(**{hidden: 1000.0})
+        recorder.step(1, ("a",), METRICS, busy._replace(given=time.perf_counter()))
+        recorder.step(2, ("a",), METRICS, busy)
+        recorder.step(3, ("a",), METRICS, DONE._replace(given=time.perf_counter() + 60))
+        recorder.flush()
+        recorder.validation(3, {"dsc": {"Ball": 0.5}, "mean_dsc": 0.5})
+        recorder.step(4, ("a",), METRICS, busy._replace(given=time.perf_counter() + 60))
+        recorder.step(5, ("a",), METRICS, busy)
+        recorder.end()
+    assert "mostly while results were written down" in shown.getvalue()
+
+
+def test_a_device_was_idle_for_a_batch_as_long_as_the_host_still_waited_for_it(tmp_path: Path) -> None:
+    """Of 60 idle seconds the last 20 were the transfer's, those before the wait's."""
+    shown = io.StringIO()
+    with Recorder(tmp_path / "metrics.jsonl", Console(file=shown, width=400), 1, 2) as recorder:
+        recorder.begin(0)
+        recorder.step(1, ("a",), METRICS, DONE)
+        recorder.step(2, ("a",), METRICS, DONE._replace(wait=1000.0, transfer=20.0, given=time.perf_counter() + 60))
+        recorder.end()
+    assert "mostly waiting for batches" in shown.getvalue()
+
+
+def test_saving_after_a_validation_falls_into_no_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+    with Recorder(tmp_path / "metrics.jsonl", Console(quiet=True), 1, 2) as recorder:
+        recorder.begin(0)
+        recorder.step(1, ("a",), METRICS, DONE)
+        recorder.flush()
+        clock[0] = 100.0
+        recorder.validation(1, {"dsc": {"Ball": 0.5}, "mean_dsc": 0.5})
+        clock[0] = 1100.0
+        recorder.saved()
+        recorder.step(2, ("a",), METRICS, DONE)
+        clock[0] = 1101.0
+        recorder.end()
+    _, validation, second, _ = lines_of(tmp_path)
+    assert (validation["validation_s"], second["step_s"]) == (100.0, 1.0)
+
+
+TOTALS = {
+    "steps": 10,
+    "step": 100.0,
+    "load": 1.0,
+    "augment": 20.0,
+    "idle_by_wait": 0.0,
+    "idle_by_transfer": 0.0,
+    "idle": 10.0,
+}
 
 
 @pytest.mark.parametrize(
     ("times", "words"),
     [
-        ({"wait": 9.0}, "mostly waiting for batches, which take 0.100 s to load and 2.000 s to augment"),
-        ({"transfer": 6.0, "wait": 3.0}, "mostly while batches were handed to it"),
-        ({"transfer": 1.0}, "mostly while results were written down"),
+        ({"idle_by_wait": 9.0}, "mostly waiting for batches, which take 0.100 s to load and 2.000 s to augment"),
+        ({"idle_by_transfer": 6.0, "idle_by_wait": 3.0}, "mostly while batches were handed to it"),
+        ({"idle_by_transfer": 1.0}, "mostly while results were written down"),
     ],
 )
 def test_the_last_line_names_the_part_that_was_short(times: dict[str, float], words: str) -> None:
