@@ -45,7 +45,15 @@ def convolve(x: jax.Array, kernel: jax.Array, form: Form = "auto") -> jax.Array:
 
     Returns:
         `[b, z, y, x, f]`, in the type of `x`.
+
+    Raises:
+        ValueError: a kernel of an even side, or of one that `"winograd"` has no transforms for.
     """
+    side = len(kernel)
+    if side % 2 == 0:
+        raise ValueError(f"kernel: found a side of {side}; wanted an odd one, so that the shape is kept")
+    if form == "winograd" and side not in _POINTS:
+        raise ValueError(f"kernel: found a side of {side}; wanted 3 or 5 for form='winograd'")
     return _FORMS[form](x, kernel)
 
 

@@ -110,6 +110,15 @@ def test_the_native_form_is_a_correlation_with_zeros_around() -> None:
     np.testing.assert_allclose(convolve(jnp.asarray(x), jnp.asarray(kernel), "native"), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("form", "side", "wanted"), [("auto", 4, "an odd one"), ("matmul", 2, "an odd one"), ("winograd", 7, "3 or 5")]
+)
+def test_a_kernel_without_that_form_is_refused_before_anything_is_computed(form: Form, side: int, wanted: str) -> None:
+    x, kernel, _ = arrays(SHAPES["channels"], side)
+    with pytest.raises(ValueError, match=f"kernel: found a side of {side}; wanted {wanted}"):
+        jax.eval_shape(partial(convolve, form=form), x, kernel)
+
+
 @pytest.mark.parametrize("side", [3, 5])
 def test_minimal_filtering_is_a_correlation(side: int) -> None:
     """In double precision, one line of values at a time; with side + 3 products instead of 4 side."""
