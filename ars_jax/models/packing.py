@@ -166,13 +166,22 @@ def convolve_laid_out(x: jax.Array, kernel: jax.Array, layout: Layout) -> jax.Ar
 
     Returns:
         `[b slabs, z / p, y / q, x / (slabs r), f p q r]`.
+
+    Raises:
+        ValueError: a kernel that reaches beyond the neighbouring slabs.
     """
-    kernel = pack_convolution(kernel, layout.pack)
-    z, y, w = (side // 2 for side in kernel.shape[:3])
+    packed = pack_convolution(kernel, layout.pack)
+    z, y, w = (side // 2 for side in packed.shape[:3])
     if layout.slabs > 1 and w:
+        if w > x.shape[3]:
+            width = x.shape[3] * layout.pack[2]
+            raise ValueError(
+                f"kernel: found a side of {len(kernel)}, which reaches beyond the next slab, {width} voxels wide, "
+                f"of {layout}; wanted a smaller one, or fewer slabs"
+            )
         x, w = _with_borders(x, layout.slabs, w), 0
     pads = ((z, z), (y, y), (w, w))
-    return jax.lax.conv_general_dilated(x, kernel, (1, 1, 1), pads, dimension_numbers=("NDHWC", "DHWIO", "NDHWC"))
+    return jax.lax.conv_general_dilated(x, packed, (1, 1, 1), pads, dimension_numbers=("NDHWC", "DHWIO", "NDHWC"))
 
 
 def _with_borders(x: jax.Array, slabs: int, reach: int) -> jax.Array:

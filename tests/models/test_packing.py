@@ -88,6 +88,12 @@ def test_a_convolution_of_what_is_laid_out_is_the_plain_one(layout: Layout, side
     np.testing.assert_allclose(found, convolved(x, kernel), rtol=1e-4, atol=1e-4)
 
 
+def test_a_kernel_that_reaches_beyond_the_next_slab_is_refused() -> None:
+    layout = Layout((1, 2, 1), 8)  # slabs of two voxels, three within reach
+    with pytest.raises(ValueError, match=r"kernel: found a side of 7, .* 2 voxels wide, of Layout.*slabs=8"):
+        convolve_laid_out(lay(volume((*SHAPE, 1)), layout), volume((7, 7, 7, 1, 1)), layout)
+
+
 def test_a_kernel_of_blocks_holds_every_number_once_for_each_voxel_of_a_block() -> None:
     kernel = jnp.arange(1.0, 1 + 5**3 * 6).reshape(5, 5, 5, 3, 2)
     packed = np.asarray(pack_convolution(kernel, (2, 2, 2)))
