@@ -193,9 +193,9 @@ class VNet(nn.Module):
         return partial(BatchNorm, use_running_average=not train, momentum=0.9, dtype=self.dtype, layout=layout)
 
     def _drop(self, train: bool, layout: Layout, x: jax.Array, place: str) -> jax.Array:
-        if place not in self._design.dropped:
+        if place not in self._design.dropped or not train or self.dropout == 0:
             return x
-        dropout = nn.Dropout(self.dropout, broadcast_dims=(1, 2, 3), deterministic=not train)
+        dropout = nn.Dropout(self.dropout, broadcast_dims=(1, 2, 3), deterministic=False)
         if layout == PLAIN:
             return dropout(x)
         # A channel of a volume is dropped whole, wherever its slabs and blocks lie.
