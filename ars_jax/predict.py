@@ -192,6 +192,7 @@ def _probabilities(model: VNet, params: Any, batch_stats: Any, image: jax.Array)
 
 @partial(jax.jit, static_argnums=0)
 def _logits(model: VNet, params: Any, batch_stats: Any, image: jax.Array) -> jax.Array:
+    model = model.clone(packed=jax.default_backend() == "tpu")  # as in training: plain volumes take more memory there
     logits = model.apply({"params": params, "batch_stats": batch_stats}, image, train=False)
     return jnp.asarray(logits)
 
