@@ -169,13 +169,12 @@ def _train(arguments: Namespace, console: Console) -> None:
 
 def _plan(arguments: Namespace, console: Console) -> None:
     from ars_jax.files import check_place, write_json
+    from ars_jax.memory import find_memory, parse_memory
     from ars_jax.plan import (
         POLICIES,
         describe,
         find_devices,
-        find_memory,
         make_task,
-        parse_memory,
         plan,
         remarks,
         render,

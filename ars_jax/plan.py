@@ -1,4 +1,8 @@
-"""What a training step needs, found by compiling it: memory, arithmetic and communication, before anything runs."""
+"""What a training step needs, found by compiling it: memory, arithmetic and communication, before anything runs.
+
+Assumed are labels of every organ (`partly_labelled=False`). Depth that is divided over several devices can so far be
+planned, but not trained.
+"""
 
 import dataclasses
 import importlib.util
@@ -22,18 +26,21 @@ from ars_jax.models import STRIDE
 from ars_jax.models.vnet import Remat
 from ars_jax.predict import make_model
 from ars_jax.train.compile import lower_step
+from ars_jax.train.loop import check_regions
 from ars_jax.train.state import count_parameters, create_state
 from ars_jax.train.step import make_optimizer
 
 Sides = tuple[int, int, int]
 GIGABYTE = 10**9
+MOST_CLASSES = 256
+"""Labels are bytes."""
 POLICIES: tuple[Remat, ...] = get_args(Remat)
+NOT_COUNTED = (
+    "loops are counted once: the slabs of the loss, the parts of an accumulated batch",
+    "only the step is measured: no validation, second batch or device augmentation",
+)
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
-MEMORY_OF = {"TPU v5 lite": 16 * 2**30, "TPU v6 lite": 32 * 2**30, "TPU v5": 95 * 2**30}
-"""Bytes of a chip, by the name that JAX gives it; a compiler without a device does not tell."""
 
-_UNITS = {unit: 1000**power for power, unit in enumerate(("B", "KB", "MB", "GB", "TB"))}
-_UNITS |= {unit: 1024**power for power, unit in enumerate(("KIB", "MIB", "GIB", "TIB"), start=1)}
 _COMPILER_ONLY = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
@@ -127,41 +134,6 @@ def find_devices(topology: str | None) -> Sequence[Any]:
         raise UserError("--topology", found=f"{topology} ({error})", wanted=wanted, fix=fix) from error
 
 
-def find_memory(device: Any) -> int | None:
-    """Says how many bytes a device has.
-
-    Args:
-        device: of this machine, or of a topology.
-
-    Returns:
-        The limit that the device names, the machine's memory for a CPU, or None where neither is known.
-    """
-    if device.platform == "cpu":
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    try:
-        return (device.memory_stats() or {})["bytes_limit"]
-    except (RuntimeError, KeyError):  # a device that is not there has no statistics
-        return MEMORY_OF.get(device.device_kind)
-
-
-def parse_memory(text: str) -> int:
-    """Reads an amount of memory.
-
-    Args:
-        text: such as "11GB" (10^9 bytes each) or "16 GiB" (2^30).
-
-    Returns:
-        Bytes.
-
-    Raises:
-        UserError: no number with a unit.
-    """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?I?B)\s*", text.upper())
-    if not match or match[2] not in _UNITS:
-        raise UserError("--memory", found=text, wanted="a number with a unit", fix="for example 11GB or 16GiB")
-    return round(float(match[1]) * _UNITS[match[2]])
-
-
 def make_task(
     config: Config,
     devices: Sequence[Any],
@@ -183,7 +155,8 @@ def make_task(
         The task.
 
     Raises:
-        UserError: no canvas or organs are known, or something does not divide by the devices.
+        UserError: no canvas or organs are known, labels do not fit a byte, there are more regions than voxels, or
+            something does not divide by the devices.
     """
     canvas = canvas or _find_canvas(config)
     data, space = mesh or (len(devices), 1)
@@ -197,7 +170,17 @@ def make_task(
     if min(canvas) < 1 or any(side % STRIDE for side in canvas) or canvas[0] % (STRIDE * space):
         wanted = f"sides that are multiples of {STRIDE}, the depth of {STRIDE * space}"
         raise UserError("--canvas", found=canvas, wanted=wanted, fix="choose other sides, or divide the depth less")
-    return Task(config, canvas, classes or _count_classes(config), make_mesh(data, space, devices))
+    check_regions(config.loss, "the canvas", canvas)
+    classes = _count_classes(config) if classes is None else classes
+    if not 2 <= classes <= MOST_CLASSES:
+        wanted = f"2 to {MOST_CLASSES}, background included"
+        raise UserError("--classes", found=classes, wanted=wanted, fix="choose a number within")
+    try:
+        return Task(config, canvas, classes, make_mesh(data, space, devices))
+    except (AssertionError, ValueError, NotImplementedError) as error:
+        wanted, fix = "devices that JAX makes a mesh of", f"for example '[1,1]', or all {len(devices)}"
+        found = " ".join(f"{data} x {space} ({error})".split())
+        raise UserError("--mesh", found=found, wanted=wanted, fix=fix) from error
 
 
 def _find_canvas(config: Config) -> Sides:
@@ -313,12 +296,11 @@ def remarks(task: Task, costs: Sequence[StepCost]) -> list[str]:
         costs: of every policy.
 
     Returns:
-        A line for every policy that did not compile, one if a batch is gone through in parts, and, with several
-        devices, one for the collectives of every policy.
+        A line for every policy that did not compile, two for what is not counted, and, with several devices, one for
+        the collectives of every policy.
     """
     lines = [f"{cost.remat}: the compiler gave up: {cost.fault}" for cost in costs if cost.fault]
-    if (parts := task.config.train.accumulate) > 1:
-        lines.append(f"the compiler counts loops once: arithmetic and traffic are those of one of {parts} parts")
+    lines += NOT_COUNTED
     if task.mesh.devices.size == 1:
         return lines
     counted = [(cost.remat, cost.collectives) for cost in costs if not cost.fault]
@@ -349,15 +331,20 @@ def to_json(task: Task, costs: Sequence[StepCost], memory: int | None) -> dict[s
         What JSON takes.
     """
     config, mesh = task.config, task.mesh
-    rows = [dataclasses.asdict(cost) | {"fits": cost.fits(memory)} for cost in costs]
+    device = mesh.devices.flat[0]
+    model = {key: value for key, value in dataclasses.asdict(config.model).items() if key != "remat"}
+    rows = [dataclasses.asdict(cost) | {"total_bytes": cost.total_bytes, "fits": cost.fits(memory)} for cost in costs]
     return {
         "objective": config.loss.objective,
-        "model": dataclasses.asdict(config.model),
+        "model": model,
+        "packed": device.platform == "tpu",
         "parameters": count_parameters(state_shapes(task)),
         "canvas": task.canvas,
         "classes": task.classes,
         "batch_size": config.train.batch_size,
-        "device": mesh.devices.flat[0].device_kind,
+        "accumulate": config.train.accumulate,
+        "platform": device.platform,
+        "device": device.device_kind,
         "mesh": dict(mesh.shape),
         "memory_bytes": memory,
         "jax": jax.__version__,

@@ -31,6 +31,7 @@ MAY_IMPORT = {
     "checkpoint": {"errors"},
     "predict": {"errors", "files", "data", "models", "mesh", "config", "checkpoint"},
     "evaluate": {"errors", "files", "data", "metrics", "predict"},
+    "memory": {"errors"},
     "plan": {"errors", "data", "models", "mesh", "config", "predict", "train"},
     "report": {"errors", "files", "data", "metrics"},
     "score": {"config", "metrics", "predict", "evaluate", "train"},

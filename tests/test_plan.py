@@ -17,14 +17,14 @@ from rich.console import Console
 from ars_jax.cli import main
 from ars_jax.config import Config, DataConfig, RunConfig
 from ars_jax.errors import UserError
+from ars_jax.memory import find_memory, parse_memory
 from ars_jax.plan import (
+    NOT_COUNTED,
     POLICIES,
     StepCost,
     count_collectives,
     find_devices,
-    find_memory,
     make_task,
-    parse_memory,
     plan_step,
     remarks,
     render,
@@ -52,7 +52,10 @@ def test_arguments_are_the_state_and_a_share_of_the_batch(planned: tuple[dict[st
     at_least = 3 * 4 * parameters + (4 + 1) * 32 * 16 * 16 // 2
     assert at_least < step["argument_bytes"] < at_least + 20_000  # running statistics, counters, the key
     assert step["temporary_bytes"] > 0 and step["flops"] > 0 and step["bytes_accessed"] > 0
+    assert step["total_bytes"] == step["argument_bytes"] + step["temporary_bytes"]
     assert step["fits"] is True
+    assert (planned[0]["accumulate"], planned[0]["packed"], planned[0]["platform"]) == (1, False, "cpu")
+    assert "remat" not in planned[0]["model"]
 
 
 def test_a_divided_volume_exchanges_borders_and_gathers_nothing(planned: tuple[dict[str, Any], str]) -> None:
@@ -89,7 +92,7 @@ def test_what_does_not_compile_for_want_of_memory_does_not_fit(monkeypatch: pyte
     task = make_task(config_of(), jax.devices(), mesh=(1, 1), canvas=(16, 16, 16), classes=2)
     cost = plan_step(task, "convolutions")
     assert cost.fits(10**12) is False
-    assert remarks(task, [cost]) == ["convolutions: the compiler gave up: used 17.2g of 15.75g"]
+    assert remarks(task, [cost]) == ["convolutions: the compiler gave up: used 17.2g of 15.75g", *NOT_COUNTED]
     console = Console(width=80, file=io.StringIO(), record=True)
     console.print(render([cost], None))
     shown = console.export_text()
@@ -118,6 +121,27 @@ def test_this_machine_has_memory() -> None:
     assert memory is not None and memory > 2**28
 
 
+@pytest.mark.parametrize(("text", "least"), [("1000\n", 1000), ("max\n", None), (None, None)])
+def test_a_cpu_has_no_more_memory_than_its_group(
+    text: str | None, least: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if text is not None:
+        (tmp_path / "memory.max").write_text(text)
+    monkeypatch.setattr("ars_jax.memory.GROUP_LIMIT", tmp_path / "memory.max")
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert find_memory(jax.devices()[0]) == (least or physical)
+
+
+@pytest.mark.parametrize("fault", [AssertionError, ValueError, NotImplementedError])
+def test_a_part_of_a_topology_that_makes_no_mesh_is_told(fault: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: Any) -> None:
+        raise fault("odd part")
+
+    monkeypatch.setattr("ars_jax.plan.make_mesh", refuse)
+    with pytest.raises(UserError, match=r"--mesh: found 1 x 1 \(odd part\)"):
+        make_task(config_of(), jax.devices(), mesh=(1, 1), canvas=(16, 16, 16), classes=2)
+
+
 def test_collectives_count_once_where_they_start_and_end_apart() -> None:
     program = """
       %a = f32[4] all-reduce(f32[4] %x), to_apply=%add
@@ -142,6 +166,9 @@ def test_policies_are_those_of_the_network() -> None:
         (("--canvas", "[16,16,12]"), "--canvas: found (16, 16, 12); wanted sides that are multiples of 16"),
         (("--canvas", "[16,16,16]", "--mesh", "[1,2]"), "the depth of 32"),
         (("--prepare.canvas", "null"), "prepare.canvas: found null; wanted the voxels of a sample"),
+        (("--classes", "0"), "--classes: found 0; wanted 2 to 256"),
+        (("--classes", "257"), "--classes: found 257; wanted 2 to 256"),
+        (("--canvas", "[16,16,16]", "--loss.grid", "32"), "wanted regions that fit the canvas (16, 16, 16)"),
         (("--memory", "much"), "--memory: found much"),
         (("--topology", "v5e:2x2"), "--topology: found no libtpu; wanted the TPU compiler"),
     ],
