@@ -20,7 +20,7 @@ def staging_shape(canvas: Sequence[int], scale: float, largest: Sequence[int]) -
     """The one shape in which samples of every size are handed to a device.
 
     A canvas shows at most its own side divided by the magnification, so that larger samples need not be handed over
-    whole.
+    whole. Samples that are not changed are staged too, so that the magnification counts as 1 at most.
 
     Args:
         canvas: voxels z, y, x.
@@ -30,7 +30,8 @@ def staging_shape(canvas: Sequence[int], scale: float, largest: Sequence[int]) -
     Returns:
         Voxels z, y, x.
     """
-    shown = (math.ceil((target - 1) / scale) + 2 for target in canvas)
+    # One voxel more at either end for interpolation, and one where rounding moves the first coordinate below a voxel.
+    shown = (math.ceil((target - 1) / min(scale, 1.0)) + 3 for target in canvas)
     z, y, x = (min(side, whole) for side, whole in zip(shown, largest, strict=True))
     return z, y, x
 
