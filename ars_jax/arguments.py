@@ -70,8 +70,8 @@ def plan_arguments(parser: ArgumentParser) -> None:
         "--mesh",
         type=tuple[int, int] | None,
         default=None,
-        help="devices along the batch and along the depth of the volumes, e.g. '[1,4]'; all along the batch by default; "
-        "divided depth can so far be planned, but not trained",
+        help="devices along the batch and along the depth of the volumes, e.g. '[1,4]'; all along the batch by "
+        "default; divided depth can so far be planned, but not trained",
     )
     parser.add_argument(
         "--canvas",
