@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import pytest
 from jax import export
 
@@ -46,6 +47,19 @@ def test_the_step_lowers_for_cpu_gpu_and_tpu(step: jax.stages.Wrapped, state: Tr
     platforms = ("cpu", "cuda", "tpu")
     program = exported(step, state, platforms)
     assert program.platforms == platforms
+    after, _ = jax.tree.unflatten(program.out_tree, program.out_avals)
+    before = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), state)
+    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), after) == before
+
+
+def test_the_step_lowers_for_a_tpu_as_it_is_compiled_there(state: TrainState) -> None:
+    """Packed, in bfloat16 and with stages computed again; the parameters are those of the plain network."""
+    model = MODEL.clone(packed=True, dtype=jnp.bfloat16, remat="stages")
+    loss = make_loss(LossConfig(objective="baseline+ars", grid=2))
+    step = jax.jit(partial(train_step, model, OPTIMIZER, loss, True), donate_argnums=0)
+    program = exported(step, state, ("tpu",))
+    assert program.platforms == ("tpu",)
+    assert convolved_axes(program) == {3}
     after, _ = jax.tree.unflatten(program.out_tree, program.out_avals)
     before = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), state)
     assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), after) == before
