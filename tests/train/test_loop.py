@@ -118,9 +118,9 @@ def mended(base: Path, straight: SmallRun) -> Mended:
     traces = []
 
     @functools.wraps(compile.train_step)
-    def counted(*arguments: Any) -> Any:
+    def counted(*arguments: Any, **options: Any) -> Any:
         traces.append(1)
-        return step(*arguments)
+        return step(*arguments, **options)
 
     step = compile.train_step
     with pytest.MonkeyPatch.context() as patch:
