@@ -241,6 +241,52 @@ def test_devices_that_augment_see_the_same_batches(straight: SmallRun) -> None:
             assert staged[name].sharding.is_equivalent_to(array.sharding, array.ndim)
 
 
+@dataclass(frozen=True)
+class OnDevices:
+    """A training whose devices augment, interrupted after a checkpoint and gone on with; what it recorded at each."""
+
+    folder: Path
+    interrupted: list[dict[str, Any]]
+    ended: tuple[int, str]
+
+
+@pytest.fixture(scope="module")
+def on_devices(base: Path, straight: SmallRun) -> OnDevices:
+    folder = base / "on_devices"
+    words = ("train", "--config", straight.config, "--run.dir", folder, "--augment.device=true")
+    with batches_with(interrupted):
+        assert main_shown(*words)[0] == 130
+    first = lines_of(folder)
+    return OnDevices(folder, first, main_shown(*words, "--resume"))
+
+
+def losses_of(lines: list[dict[str, Any]]) -> dict[int, float]:
+    return {line["step"]: line["loss"] for line in lines if line["kind"] == "train"}
+
+
+def test_a_training_whose_devices_augment_starts_like_one_whose_loader_does(
+    straight: SmallRun, on_devices: OnDevices
+) -> None:
+    """Images differ by rounding, which training magnifies from step to step."""
+    expected, found = losses_of(lines_of(straight.folder)), losses_of(on_devices.interrupted)
+    for step, tolerance in ((1, 1e-5), (2, 1e-3)):
+        assert found[step] == pytest.approx(expected[step], rel=tolerance)
+
+
+def test_a_resumed_training_whose_devices_augment_goes_on_bit_for_bit(on_devices: OnDevices) -> None:
+    """The steps that were done twice have equal losses, and it ends as long as any other."""
+    assert on_devices.ended == (0, "")
+    before = losses_of(on_devices.interrupted)
+    lines = lines_of(on_devices.folder)[len(on_devices.interrupted) :]
+    after = losses_of(lines)
+    assert list(after) == [5, 6, 7, 8]
+    twice = before.keys() & after.keys()
+    assert 5 in twice
+    assert [before[step] for step in twice] == [after[step] for step in twice]
+    assert all(math.isfinite(loss) for loss in after.values())
+    assert lines[-1]["kind"] == "end"
+
+
 @pytest.fixture(scope="module")
 def mapped(base: Path, straight: SmallRun) -> Path:
     """The same training with regional maps after every second epoch, interrupted in its fourth, then gone on with."""
@@ -361,9 +407,11 @@ def test_resuming_a_run_that_never_began_is_refused(straight: SmallRun, tmp_path
 
 def test_batches_have_to_fill_the_devices(straight: SmallRun, tmp_path: Path) -> None:
     line = refused(straight, "--train.batch_size=12", folder=tmp_path / "new")
-    assert line.startswith("ars-jax: train.batch_size: found 12; wanted a multiple of the 8 devices")
+    assert line.startswith("ars-jax: train.batch_size: found 12; wanted a multiple of the 8 devices along mesh.data")
     line = refused(straight, "--train.accumulate=2", folder=tmp_path / "new")
-    assert "train.batch_size: found 8; wanted a multiple of the 8 devices times train.accumulate 2" in line
+    assert (
+        "train.batch_size: found 8; wanted a multiple of the 8 devices along mesh.data times train.accumulate 2" in line
+    )
     assert not (tmp_path / "new").exists()
 
 
