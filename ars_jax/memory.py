@@ -10,8 +10,17 @@ from ars_jax.errors import UserError
 GROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 """Where Linux names a control group's limit in bytes, or "max"."""
 
-MEMORY_OF = {"TPU v5 lite": 16 * 2**30, "TPU v6 lite": 32 * 2**30, "TPU v5": 95 * 2**30}
-"""Bytes of a chip, by the name that JAX gives it; a compiler without a device does not tell."""
+MEMORY_OF = {
+    "TPU v4": 16 * 2**30,
+    "TPU v5": 95 * 2**30,
+    "TPU v5 lite": 16 * 2**30,
+    "TPU v6 lite": 32 * 2**30,
+    "TPU7x": 96 * 2**30,
+}
+"""Bytes of a device of a topology, by its name: a chip, or one of the two halves of a v4 or 7x chip.
+
+A compiler without a device does not tell.
+"""
 
 _UNITS = {unit: 1000**power for power, unit in enumerate(("B", "KB", "MB", "GB", "TB"))}
 _UNITS |= {unit: 1024**power for power, unit in enumerate(("KIB", "MIB", "GIB", "TIB"), start=1)}

@@ -5,7 +5,7 @@ import io
 import json
 import os
 from collections.abc import Iterator
-from contextlib import redirect_stdout
+from contextlib import chdir, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +38,14 @@ COST = StepCost("none", 700, 300, 5e12, 3e9, {"all-gather": 0, "all-reduce": 4},
 
 @pytest.fixture(scope="module")
 def planned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str, Any], str]]:
-    """What is written and shown for a small network whose volumes are divided over two devices."""
+    """What is written and shown, in an empty folder, for a small network whose volumes lie on two devices."""
     base, shown = tmp_path_factory.mktemp("plan"), io.StringIO()
     words = ["plan", *SMALL, *PLACE, "--memory", "1GB", "--json", str(base / "plan.json")]
-    with quick_compilation(base), redirect_stdout(shown):
+    (base / "here").mkdir()
+    with quick_compilation(base), redirect_stdout(shown), chdir(base / "here"):
         assert main(words) == 0
-    yield json.loads((base / "plan.json").read_text()), shown.getvalue()
+    assert not list((base / "here").iterdir())
+    yield json.loads((base / "plan.json").read_text(encoding="utf-8")), shown.getvalue()
 
 
 def test_arguments_are_the_state_and_a_share_of_the_batch(planned: tuple[dict[str, Any], str]) -> None:
@@ -73,9 +75,9 @@ def test_the_table_fits_eighty_columns_and_names_what_is_planned(planned: tuple[
     assert all(text in shown for text in ("batch of 1 x 32 x 16 x 16", "3 classes", "none", *headings))
 
 
-def test_no_data_set_is_needed_and_none_is_made(planned: tuple[dict[str, Any], str]) -> None:
+def test_no_data_set_is_needed(planned: tuple[dict[str, Any], str]) -> None:
+    """And nothing is written but what is asked for, see `planned`."""
     assert planned[0]["classes"] == 3
-    assert not Path("runs/plan").exists()
 
 
 @pytest.mark.parametrize(("memory", "fits"), [(1000, True), (999, False), (None, None)])
@@ -119,6 +121,22 @@ def test_memory_without_a_unit_is_refused(text: str) -> None:
 def test_this_machine_has_memory() -> None:
     memory = find_memory(jax.devices()[0])
     assert memory is not None and memory > 2**28
+
+
+class Absent:
+    """A device of a topology."""
+
+    platform, device_kind = "tpu", "TPU v4"
+
+    def memory_stats(self) -> None:
+        raise RuntimeError("not there")
+
+
+def test_a_tpu_that_is_not_there_has_the_memory_of_its_kind() -> None:
+    device = Absent()
+    assert find_memory(device) == 16 * 2**30
+    device.device_kind = "TPU v99"
+    assert find_memory(device) is None
 
 
 @pytest.mark.parametrize(("text", "least"), [("1000\n", 1000), ("max\n", None), (None, None)])
