@@ -1,5 +1,7 @@
 """The V-Net's layers; how a convolution is computed is chosen without changing a parameter's name or shape."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -128,19 +130,31 @@ class BatchNorm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, channels)
         bias = self.param("bias", nn.initializers.zeros, channels)
         mean, var = running_mean.value, running_var.value
-        x = x.astype(jnp.float32)
         if not self.use_running_average:
-            mean, square = self._channel_means(x), self._channel_means(jnp.square(x))
-            var = jnp.maximum(square - jnp.square(mean), 0.0)
+            mean, var = _batch_statistics(x, self.layout)
             if not self.is_initializing():
                 running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean
                 running_var.value = self.momentum * running_var.value + (1 - self.momentum) * var
-        factor = scale * jax.lax.rsqrt(var + self.epsilon)
-        y = (x - spread(mean, self.layout)) * spread(factor, self.layout) + spread(bias, self.layout)
-        return y.astype(self.dtype)
+        return _normalised(x, mean, scale * jax.lax.rsqrt(var + self.epsilon), bias, self.layout).astype(self.dtype)
 
-    def _channel_means(self, x: jax.Array) -> jax.Array:
-        return x.mean((0, 1, 2, 3)).reshape(-1, self.layout.voxels).mean(1)
+
+# Both are traced once for all normalisations of one shape, of which a network has dozens.
+@partial(jax.jit, static_argnums=1)
+def _batch_statistics(x: jax.Array, layout: Layout) -> tuple[jax.Array, jax.Array]:
+    """Returns every channel's mean and variance, `[c]`, in float32."""
+
+    def mean(values: jax.Array) -> jax.Array:
+        return values.mean((0, 1, 2, 3)).reshape(-1, layout.voxels).mean(1)
+
+    x = x.astype(jnp.float32)
+    average = mean(x)
+    return average, jnp.maximum(mean(jnp.square(x)) - jnp.square(average), 0.0)
+
+
+@partial(jax.jit, static_argnums=4)
+def _normalised(x: jax.Array, mean: jax.Array, factor: jax.Array, bias: jax.Array, layout: Layout) -> jax.Array:
+    mean, factor, bias = (spread(vector, layout) for vector in (mean, factor, bias))
+    return (x.astype(jnp.float32) - mean) * factor + bias
 
 
 class PReLU(nn.Module):

@@ -100,7 +100,7 @@ def change_slabs(x: jax.Array, before: int, after: int) -> jax.Array:
 
 def spread(vector: jax.Array, layout: Layout) -> jax.Array:
     """Repeats a number per channel, `[..., c]`, for every voxel of a block: `[..., c p q r]`."""
-    return jnp.repeat(vector, layout.voxels, axis=-1)
+    return vector if layout.voxels == 1 else jnp.repeat(vector, layout.voxels, axis=-1)
 
 
 def spread_volumes(values: jax.Array, layout: Layout) -> jax.Array:
