@@ -29,7 +29,7 @@ from ars_jax.arguments import (
 )
 from ars_jax.config import Config, LossConfig, check_config
 from ars_jax.errors import UserError
-from ars_jax.options import as_user_error, build_config, build_experiment, preset, read_config
+from ars_jax.options import as_user_error, build_config, build_experiment, make_parser, preset, read_config
 
 Command = Callable[[Namespace, Console], None]
 
@@ -47,9 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         `experiment` a run without result, 2 for a fault in the input (told in one line), 130 when interrupted.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    # Paths and names may hold brackets, which would be read as markup.
-    console = Console(highlight=False, markup=False)
-    errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+    # Paths and names may hold brackets and colons, which would be read as markup and as emoji.
+    console = Console(highlight=False, markup=False, emoji=False)
+    errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
         with as_user_error(words):
@@ -385,10 +385,10 @@ def _parser() -> ArgumentParser:
     description = (
         "Adaptive region-specific losses for 3-D medical image segmentation: train, predict, evaluate, report."
     )
-    parser = ArgumentParser(prog="ars-jax", description=description, exit_on_error=False, allow_abbrev=False)
+    parser = make_parser(prog="ars-jax", description=description)
     commands = parser.add_subcommands()
     for name, (_, add_arguments) in _COMMANDS.items():
-        command = ArgumentParser(description=_HELP[name], exit_on_error=False, allow_abbrev=False)
+        command = make_parser(description=_HELP[name])
         add_arguments(command)
         commands.add_subcommand(name, command, help=_HELP[name])
     return parser

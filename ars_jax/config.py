@@ -2,9 +2,10 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal
+from types import NoneType
+from typing import Literal, get_args, get_type_hints
 
 import yaml
 
@@ -27,6 +28,8 @@ Convention = Literal["paper-boundary", "paper-volume", "monai", "medpy", "deepmi
 TOLERANCE_MM = 2.0
 Role = Literal["validation", "test"]
 Sides = tuple[int, int, int]
+
+_MOST, _MOST_EPOCHS, _MOST_CHANNELS, _LARGEST_KERNEL = 2**32, 1_000_000, 4096, 31
 
 Rule = tuple[str, object, bool, str]
 """A key, its value, whether the value is in its range, and the range in words."""
@@ -260,32 +263,63 @@ def check_config(config: Config) -> None:
     Raises:
         UserError: the first key that is out of its range.
     """
+    _hold(_given_rules(config))
     data, augment, model, loss = config.data, config.augment, config.model, config.loss
     optim, train = config.optim, config.train
     rules: tuple[Rule, ...] = (
         *_split_rules(data),
         ("augment.translate", augment.translate, 0 <= augment.translate < 1, "at least 0 and below 1"),
-        ("augment.scale", augment.scale, 0 < augment.scale[0] <= augment.scale[1], "0 < smallest <= largest"),
+        (
+            "augment.scale",
+            augment.scale,
+            0.01 <= augment.scale[0] <= augment.scale[1] <= 100,
+            "0 < smallest <= largest, from 0.01 to 100",
+        ),
         ("augment.intensity_scale", augment.intensity_scale, 0 <= augment.intensity_scale < 1, "0 to below 1"),
-        ("augment.intensity_shift", augment.intensity_shift, augment.intensity_shift >= 0, "at least 0"),
-        ("model.base_channels", model.base_channels, model.base_channels > 0, "at least 1"),
-        ("model.kernel_size", model.kernel_size, model.kernel_size > 0 and model.kernel_size % 2 == 1, "an odd side"),
+        ("augment.intensity_shift", augment.intensity_shift, 0 <= augment.intensity_shift <= 1000, "0 to 1000"),
+        (
+            "model.base_channels",
+            model.base_channels,
+            0 < model.base_channels <= _MOST_CHANNELS,
+            f"at least 1, at most {_MOST_CHANNELS}",
+        ),
+        (
+            "model.kernel_size",
+            model.kernel_size,
+            model.kernel_size in range(1, _LARGEST_KERNEL + 1, 2),
+            f"an odd side up to {_LARGEST_KERNEL}",
+        ),
         ("model.dropout", model.dropout, 0 <= model.dropout < 1, "at least 0 and below 1"),
         *_loss_rules(loss),
         ("optim.learning_rate", optim.learning_rate, optim.learning_rate > 0, "above 0"),
         ("optim.warmup", optim.warmup, 0 <= optim.warmup < 1, "at least 0 and below 1"),
         ("optim.clip_norm", optim.clip_norm, optim.clip_norm is None or optim.clip_norm > 0, "above 0 or null"),
-        ("train.epochs", train.epochs, train.epochs > 0, "at least 1"),
+        ("train.epochs", train.epochs, 0 < train.epochs <= _MOST_EPOCHS, f"at least 1, at most {_MOST_EPOCHS}"),
         ("train.batch_size", train.batch_size, train.batch_size > 0, "at least 1"),
         ("train.accumulate", train.accumulate, train.accumulate > 0, "at least 1"),
         ("train.validate_every", train.validate_every, train.validate_every > 0, "at least 1"),
         ("train.maps_every", train.maps_every, train.maps_every >= 0, "at least 0"),
         ("train.seed", train.seed, train.seed >= 0, "at least 0"),
     )
-    for key, found, holds, wanted in (*rules, *_finite_rules(to_dict(config))):
+    _hold((*rules, *_finite_rules(to_dict(config))))
+
+
+def _hold(rules: Iterable[Rule]) -> None:
+    for key, found, holds, wanted in rules:
         if not holds:
             options = " and ".join(f"--{name}" for name in key.split(", "))
             raise UserError(key, found=found, wanted=wanted, fix=f"mend it in the configuration or with {options}")
+
+
+def _given_rules(value: object, key: str = "") -> Iterator[Rule]:
+    """Only what may be null is null; parsers let null through everywhere."""
+    hints = get_type_hints(type(value))
+    for field in dataclasses.fields(value):  # type: ignore[arg-type]
+        item, name = getattr(value, field.name), f"{key}.{field.name}".lstrip(".")
+        if dataclasses.is_dataclass(item):
+            yield from _given_rules(item, name)
+        else:
+            yield (name, "null", item is not None or NoneType in get_args(hints[field.name]), "a value")
 
 
 def _split_rules(data: DataConfig) -> tuple[Rule, ...]:
@@ -322,13 +356,17 @@ def _loss_rules(loss: LossConfig) -> tuple[Rule, ...]:
 
 
 def _finite_rules(value: object, key: str = "") -> Iterator[Rule]:
-    """No number of a configuration may be infinite or NaN."""
+    """No number may be infinite, NaN or longer than JAX's, and no text may hold what paths cannot."""
     if isinstance(value, dict | list):
         items = value.items() if isinstance(value, dict) else ((None, item) for item in value)
         for name, item in items:
             yield from _finite_rules(item, key if name is None else f"{key}.{name}".lstrip("."))
     elif isinstance(value, float):
         yield (key, value, math.isfinite(value), "a finite number")
+    elif isinstance(value, int):
+        yield (key, value, abs(value) < _MOST, f"a number below {_MOST}")
+    elif isinstance(value, str):
+        yield (key, value, "\0" not in value, "text without NUL")
 
 
 def make_plan(config: Config, labels: tuple[str, ...], multiple: int) -> Plan:

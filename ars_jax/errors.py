@@ -1,10 +1,13 @@
 """Errors that a user can mend: one line that names the thing, what was found, what was wanted and the fix."""
 
+_LONGEST = 1000
+
 
 class UserError(Exception):
     """A fault in the input, not in the program.
 
-    The command line prints it as one line and exits with status 2; nothing half-written stays behind.
+    The command line prints it as one line and exits with status 2; nothing half-written stays behind. Found and wanted
+    are cut where they are longer than anybody reads, and what would steer a terminal is written out.
 
     Args:
         thing: the file, key or argument that is at fault.
@@ -15,11 +18,20 @@ class UserError(Exception):
 
     def __init__(self, thing: object, *, found: object, wanted: object, fix: str) -> None:
         self.thing = str(thing)
-        self.found = str(found)
-        self.wanted = str(wanted)
+        self.found = _short(str(found))
+        self.wanted = _short(str(wanted))
         self.fix = fix
         text = f"{self.thing}: found {self.found}; wanted {self.wanted}; fix: {fix}"
-        super().__init__(" ".join(text.split()))
+        super().__init__(printable(" ".join(text.split())))
+
+
+def printable(text: str) -> str:
+    """Writes out letters that have no picture, such as the escape that terminals obey, and bytes that are no text."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}... ({len(text)} letters)"
 
 
 class DivergedError(UserError):

@@ -1,17 +1,21 @@
-"""Reading JSON, writing files whole or not at all, and locks between processes."""
+"""Reading JSON and YAML, writing files whole or not at all, and locks between processes."""
 
 import json
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from numpy.typing import ArrayLike
 
 from ars_jax.errors import UserError
+
+_MOST_LETTERS, _MOST_NODES, _DEEPEST = 1_000_000, 10_000, 20  # of YAML; people write some hundred nodes, four deep
+_YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @contextmanager
@@ -82,6 +86,59 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}, line {error.lineno}", found=found, wanted="JSON", fix="correct the line") from error
     except (UnicodeDecodeError, RecursionError) as error:
         raise UserError(path, found="not JSON text", wanted="JSON in UTF-8", fix="save it as UTF-8") from error
+
+
+def parse_yaml(text: str, load: Callable[[str], Any] = yaml.safe_load) -> Any:
+    """Reads YAML that is what it seems to be and does not grow when it is read.
+
+    Args:
+        text: YAML.
+        load: builds the values.
+
+    Returns:
+        What it holds.
+
+    Raises:
+        yaml.YAMLError: not YAML, or YAML with aliases, which can stand for more than fits into memory; with tags, which
+            ask for other types than the text shows; with a key twice in one table, of which the last would count; with
+            numbers longer than Python reads; or with more or deeper nodes than people write.
+    """
+    depth = 0
+    if len(text) > _MOST_LETTERS:
+        raise yaml.YAMLError(f"{len(text)} letters, which no configuration has")
+    for count, event in enumerate(yaml.parse(text, Loader=_YAML)):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if isinstance(event, yaml.AliasEvent):
+            raise _yaml_fault(f"the alias *{event.anchor} instead of the values themselves", event)
+        if getattr(event, "tag", None):
+            raise _yaml_fault(f"the tag {event.tag} instead of a plain value", event)
+        if count > _MOST_NODES or depth > _DEEPEST:
+            raise _yaml_fault(f"more than {_MOST_NODES} values, or lists and tables in each other {depth} deep", event)
+    _check_keys(yaml.compose(text, Loader=_YAML))
+    try:
+        return load(text)
+    except (ValueError, OverflowError) as error:
+        raise yaml.YAMLError(str(error)) from error
+
+
+def _check_keys(node: yaml.Node | None) -> None:
+    """Raises where a table has a key twice, or one that is no word."""
+    if isinstance(node, yaml.MappingNode):
+        seen = set()
+        for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise _yaml_fault("a list or a table for a key", key)
+            if key.value in seen:
+                raise _yaml_fault(f"the key {key.value} twice", key)
+            seen.add(key.value)
+            _check_keys(value)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            _check_keys(value)
+
+
+def _yaml_fault(problem: str, place: yaml.Event | yaml.Node) -> yaml.YAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=place.start_mark)
 
 
 def write_json(path: Path, content: object) -> None:

@@ -5,14 +5,26 @@ import difflib
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentError, ArgumentParser, Namespace
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser, Namespace, get_loader, set_loader, set_parsing_settings
 
-from ars_jax.config import Config
+from ars_jax.config import Config, check_config
 from ars_jax.errors import UserError
+from ars_jax.files import parse_yaml
 from ars_jax.matrix import ExperimentConfig
+
+# A value that looks like the path of a class would else be imported, which runs what stands in the module.
+set_parsing_settings(import_path_denylist=["*"])
+set_loader("ars_jax", partial(parse_yaml, load=get_loader("yaml")), (yaml.YAMLError,))
+
+
+def make_parser(**options: Any) -> ArgumentParser:
+    """Makes a parser whose YAML is checked and which raises instead of ending the process."""
+    return ArgumentParser(exit_on_error=False, allow_abbrev=False, parser_mode="ars_jax", **options)
 
 
 def add_config(parser: ArgumentParser) -> None:
@@ -22,11 +34,13 @@ def add_config(parser: ArgumentParser) -> None:
 
 
 def build_config(arguments: Namespace) -> Config:
-    """Makes the configuration from parsed options."""
+    """Makes the configuration from parsed options, and checks its ranges."""
     parser = _config_parser()
     names = [field.name for field in dataclasses.fields(Config)]
     _check_tables(arguments, names)
-    return Config(**{name: parser.instantiate(arguments)[name] for name in names})
+    config = Config(**{name: parser.instantiate(arguments)[name] for name in names})
+    check_config(config)
+    return config
 
 
 def _check_tables(arguments: Namespace, names: Sequence[str]) -> None:
@@ -43,7 +57,7 @@ def add_experiment(parser: ArgumentParser) -> None:
 
 def build_experiment(arguments: Namespace) -> tuple[Config, ExperimentConfig]:
     """Makes what all runs share, and what differs, from parsed options."""
-    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
+    parser = make_parser()
     add_experiment(parser)
     _check_tables(arguments, ["experiment"])
     return build_config(arguments), parser.instantiate(arguments)["experiment"]
@@ -101,11 +115,22 @@ def as_user_error(words: Sequence[str]) -> Iterator[None]:
     """
     try:
         yield
-    except ArgumentError as error:
+    except UnicodeDecodeError as error:
+        fix = "save it as UTF-8"
+        raise UserError(_config_file(words), found="bytes that are no text", wanted="YAML", fix=fix) from error
+    except (ArgumentError, ImportError) as error:
         text = re.sub(r"<class '([^']+)'>", r"\1", " ".join(str(error).split()))
         text = re.sub(r"Group '([^']+)' does not accept option '", r"does not accept option '\1.", text)
         command = f"ars-jax {words[0]}" if words and not words[0].startswith("-") else "ars-jax train"
         fix = f"see {command} --help"
+        if denied := re.search(r"Importing '(.*?)' is not allowed", text):
+            found, fix = f"the Python name {denied[1]}", "name no code in a configuration"
+            raise UserError(_config_file(words), found=found, wanted="plain values", fix=fix) from error
+        if key := re.search(r"Key must be a string, got: (.*)\.$", text):
+            found = f"the key {key[1]}"
+            raise UserError(
+                _config_file(words), found=found, wanted="words for keys", fix="correct the file"
+            ) from error
         if missing := re.search(r"File does not exist: '(.*)'", text):
             raise UserError(missing[1], found="no such file", wanted="a YAML file", fix="check the path") from error
         if broken := re.search(r"(?:Problems parsing|Unexpected) config:(.*)", text):
@@ -138,7 +163,7 @@ def _config_file(words: Sequence[str]) -> str:
 
 
 def _config_parser() -> ArgumentParser:
-    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
+    parser = make_parser()
     add_config(parser)
     return parser
 

@@ -1,6 +1,7 @@
 """The configuration: files, presets and options give the same schema, and every fault names its key."""
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -246,10 +247,10 @@ RANGES: dict[str, Sequence[str]] = {
     "data.folds": ("1", "0"),
     "data.fold": ("1", "-1"),
     "augment.translate": ("-0.1", "1"),
-    "augment.scale": ("[0,1]", "[1.1,0.9]"),
+    "augment.scale": ("[0,1]", "[1.1,0.9]", "[0.001,1]", "[1,1000]"),
     "augment.intensity_scale": ("1", "-0.1"),
-    "augment.intensity_shift": ("-1",),
-    "model.base_channels": ("0",),
+    "augment.intensity_shift": ("-1", "1e30"),
+    "model.base_channels": ("0", "5000"),
     "model.kernel_size": ("4", "0", "-1"),
     "model.dropout": ("1", "-0.1"),
     "loss.region_weight": ("-1",),
@@ -260,7 +261,7 @@ RANGES: dict[str, Sequence[str]] = {
     "optim.learning_rate": ("0", "-1"),
     "optim.warmup": ("1", "-0.1"),
     "optim.clip_norm": ("0", ".nan"),
-    "train.epochs": ("0",),
+    "train.epochs": ("0", "1000001"),
     "train.batch_size": ("0",),
     "train.accumulate": ("0",),
     "train.validate_every": ("0",),
@@ -270,9 +271,8 @@ RANGES: dict[str, Sequence[str]] = {
 
 @pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in RANGES.items() for value in values])
 def test_values_out_of_range_name_their_key_and_option(tmp_path: Path, key: str, value: str) -> None:
-    config = read_config(written(tmp_path, PLACES), [f"--{key}={value}"])
     with pytest.raises(UserError) as caught:
-        check_config(config)
+        read_config(written(tmp_path, PLACES), [f"--{key}={value}"])
     assert str(caught.value).startswith(f"{key}: found ")
     assert f"--{key}" in str(caught.value)
 
@@ -295,7 +295,40 @@ def test_values_out_of_range_name_their_key_and_option(tmp_path: Path, key: str,
 )
 def test_values_that_contradict_each_other_name_both_keys(tmp_path: Path, options: list[str], keys: str) -> None:
     with pytest.raises(UserError, match=f"^{keys}: found "):
-        check_config(read_config(written(tmp_path, PLACES), options))
+        read_config(written(tmp_path, PLACES), options)
+
+
+SECTIONS = "data: {root: d}\nrun: {dir: r}\n"
+LAUGHS = "a0: &a0 [ha, ha]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 60))
+DECEIVING = {
+    "aliases that stand for more than all memory": (LAUGHS + "model: *a59", "the alias *a0 instead of the values"),
+    "a value within itself": ("train: &a {epochs: *a}", "the alias *a instead"),
+    "a call": ("model: !!python/object/apply:os.getcwd []", "the tag tag:yaml.org,2002:python/object/apply:os.getcwd"),
+    "another type": ("train: {epochs: !!int abc}", "the tag tag:yaml.org,2002:int"),
+    "a class": ("model: {class_path: this.code}", "the Python name this.code"),
+    "a class by its name alone": ("model: this.code", "the Python name this.code"),
+    "a key twice": ("train: {epochs: 1, epochs: 2}", "the key epochs twice"),
+    "a section twice": ("train: {epochs: 1}\ntrain: {seed: 2}", "the key train twice"),
+    "a table for a key": ("? {a: 1}\n: 2", "a list or a table for a key"),
+    "a number for a key": ("1: 2", "the key 1"),
+    "lists in lists": (f"train: {'[' * 30}{']' * 30}", "in each other 21 deep"),
+    "too many values": (f"data: {{pairs: [{'1,' * 20000}]}}", "more than 10000 values"),
+    "too long a number": (f"train: {{epochs: {'9' * 5000}}}", "Exceeds the limit"),
+    "too long a text": ("#" * 1_000_001, "1000031 letters"),
+    "nothing for a value": ("train: {epochs: null}", "train.epochs: found null; wanted a value"),
+    "a seed that JAX cannot take": ("train: {seed: 4294967296}", "train.seed: found 4294967296; wanted a number below"),
+    "text of another coding": ("# \udcff", "bytes that are no text"),
+}
+
+
+@pytest.mark.parametrize(("text", "found"), DECEIVING.values(), ids=DECEIVING)
+def test_yaml_that_is_not_what_it_seems_is_refused_and_nothing_is_imported(tmp_path: Path, text, found) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_bytes((SECTIONS + text).encode("utf-8", "surrogateescape"))
+    with pytest.raises(UserError) as caught:
+        read_config(path)
+    assert found in str(caught.value)
+    assert "this" not in sys.modules
 
 
 @every_config

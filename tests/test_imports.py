@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "gradients": {"errors", "losses"},
     "config": {"errors", "data"},
     "matrix": {"errors", "config"},
-    "options": {"errors", "config", "matrix"},
+    "options": {"errors", "files", "config", "matrix"},
     "arguments": {"config", "options"},
     "checkpoint": {"errors"},
     "predict": {"errors", "files", "data", "models", "mesh", "config", "checkpoint"},
