@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
+from jsonargparse.typing import PositiveFloat
 
 from ars_jax.config import TOLERANCE_MM, Convention, Layout, Role
 from ars_jax.options import add_config, add_experiment
@@ -43,6 +44,7 @@ def train_arguments(parser: ArgumentParser) -> None:
     """Adds the arguments of `ars-jax train`."""
     add_config(parser)
     parser.add_argument("--resume", action="store_true", help="go on from the run's newest checkpoint")
+    add_processes(parser)
     add_compiled(parser)
 
 
@@ -197,6 +199,24 @@ def gradients_arguments(parser: ArgumentParser) -> None:
 def add_checkpoint(parser: ArgumentParser) -> None:
     """Adds the choice between the best and the newest parameters of a run."""
     parser.add_argument("--checkpoint", type=Literal["best", "newest"], default="best", help="which parameters")
+
+
+def add_processes(parser: ArgumentParser) -> None:
+    """Adds what makes several processes train as one: all the same command, but for the process's number."""
+    parser.add_argument(
+        "--distributed",
+        action="store_true",
+        help="be one of the processes that Slurm, Open MPI or a TPU pod started",
+    )
+    parser.add_argument(
+        "--coordinator",
+        type=str | None,
+        default=None,
+        help="HOST:PORT of process 0, where nothing else started the processes; with --processes and --process",
+    )
+    parser.add_argument("--processes", type=int | None, default=None, help="how many there are")
+    parser.add_argument("--process", type=int | None, default=None, help="number of this one, from 0")
+    parser.add_argument("--join_timeout", type=PositiveFloat, default=300.0, help="seconds to wait for the others")
 
 
 def add_compiled(parser: ArgumentParser) -> None:

@@ -4,7 +4,7 @@ import logging
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -75,16 +75,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _ready_for_jax(arguments: Namespace) -> AbstractContextManager[None]:
+@contextmanager
+def _ready_for_jax(arguments: Namespace) -> Iterator[None]:
     """Compiled programs outlive the commands that have the option for it: those that compile, and run many times."""
     if "compiled" not in arguments:
-        return nullcontext()
+        yield
+        return
     from ars_jax.allocator import keep_freed_memory
 
     keep_freed_memory()
     from ars_jax.compiled import kept_programs
 
-    return kept_programs(arguments.compiled)
+    with _one_of_several(arguments), kept_programs(arguments.compiled):
+        yield
+
+
+@contextmanager
+def _one_of_several(arguments: Namespace) -> Iterator[None]:
+    """Joins the other processes, where the command has the options for it."""
+    if "processes" not in arguments:
+        yield
+        return
+    from ars_jax.processes import joined
+
+    names = ("coordinator", "processes", "process")
+    automatic, timeout = arguments.distributed, arguments.join_timeout
+    with joined(**{name: arguments[name] for name in names}, automatic=automatic, timeout=timeout):
+        yield
 
 
 class _FaultsShownError(Exception):

@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "resample": set(),
     "allocator": set(),
     "compiled": {"errors"},
+    "processes": {"errors"},
     "data": {"errors", "files"},
     "metrics": {"errors", "files"},
     "gradients": {"errors", "losses"},
@@ -63,6 +64,7 @@ MAY_IMPORT = {
         "options",
         "checkpoint",
         "predict",
+        "processes",
         "resample",
     },
 }
