@@ -69,13 +69,6 @@ def plan_arguments(parser: ArgumentParser) -> None:
         help="TPU chips that need not be there, e.g. v5e:2x2; this machine's devices by default",
     )
     parser.add_argument(
-        "--mesh",
-        type=tuple[int, int] | None,
-        default=None,
-        help="devices along the batch and along the depth of the volumes, e.g. '[1,4]'; all along the batch by "
-        "default; divided depth can so far be planned, but not trained",
-    )
-    parser.add_argument(
         "--canvas",
         type=tuple[int, int, int] | None,
         default=None,

@@ -204,7 +204,7 @@ def _plan(arguments: Namespace, console: Console) -> None:
     if arguments.json is not None:
         check_place(arguments.json)
     devices = find_devices(arguments.topology)
-    task = make_task(config, devices, **{name: arguments[name] for name in ("mesh", "canvas", "classes")})
+    task = make_task(config, devices, **{name: arguments[name] for name in ("canvas", "classes")})
     memory = find_memory(devices[0]) if memory is None else memory
     console.print(describe(task), soft_wrap=True)
     with _bar(console, "compiling") as update:

@@ -219,6 +219,21 @@ class TrainConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """How the devices share the work; a run may go on with another mesh.
+
+    Args:
+        data: devices, or groups of them, that share a batch; null takes all that there are.
+        space: devices that share every volume, each a part of its depth.
+        parameters: whole on every device, or, to save memory, divided over data with the optimiser's moments.
+    """
+
+    data: int | None = None
+    space: int = 1
+    parameters: Literal["replicated", "sharded"] = "replicated"
+
+
+@dataclasses.dataclass(frozen=True)
 class RunConfig:
     """Where results go.
 
@@ -242,6 +257,7 @@ class Config:
         loss: the objective.
         optim: Adam.
         train: length and rhythm.
+        mesh: how the devices share the work.
     """
 
     data: DataConfig
@@ -252,6 +268,7 @@ class Config:
     loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
+    mesh: MeshConfig = MeshConfig()
 
 
 def check_config(config: Config) -> None:
@@ -265,7 +282,7 @@ def check_config(config: Config) -> None:
     """
     _hold(_given_rules(config))
     data, augment, model, loss = config.data, config.augment, config.model, config.loss
-    optim, train = config.optim, config.train
+    optim, train, mesh = config.optim, config.train, config.mesh
     rules: tuple[Rule, ...] = (
         *_split_rules(data),
         ("augment.translate", augment.translate, 0 <= augment.translate < 1, "at least 0 and below 1"),
@@ -300,6 +317,8 @@ def check_config(config: Config) -> None:
         ("train.validate_every", train.validate_every, train.validate_every > 0, "at least 1"),
         ("train.maps_every", train.maps_every, train.maps_every >= 0, "at least 0"),
         ("train.seed", train.seed, train.seed >= 0, "at least 0"),
+        ("mesh.data", mesh.data, mesh.data is None or mesh.data > 0, "at least 1, or null"),
+        ("mesh.space", mesh.space, mesh.space > 0, "at least 1"),
     )
     _hold((*rules, *_finite_rules(to_dict(config))))
 

@@ -1,7 +1,6 @@
 """What a training step needs, found by compiling it: memory, arithmetic and communication, before anything runs.
 
-Assumed are labels of every organ (`partly_labelled=False`). Depth that is divided over several devices can so far be
-planned, but not trained.
+Assumed are labels of every organ (`partly_labelled=False`).
 """
 
 import dataclasses
@@ -21,13 +20,15 @@ from ars_jax.config import Config
 from ars_jax.data.layouts import find_dataset
 from ars_jax.data.prepare import padded_shape
 from ars_jax.errors import UserError
-from ars_jax.mesh import Mesh, make_mesh
+from ars_jax.mesh import Mesh
 from ars_jax.models import STRIDE
 from ars_jax.models.vnet import Remat
 from ars_jax.predict import make_model
 from ars_jax.train.compile import lower_step
+from ars_jax.train.devices import check_depth, training_mesh
 from ars_jax.train.loop import check_regions
-from ars_jax.train.state import count_parameters, create_state
+from ars_jax.train.state import TrainState, count_parameters
+from ars_jax.train.state import state_shapes as shapes_of_state
 from ars_jax.train.step import make_optimizer
 
 Sides = tuple[int, int, int]
@@ -129,7 +130,7 @@ def find_devices(topology: str | None) -> Sequence[Any]:
     try:
         return get_topology_desc(platform="tpu", topology_name=topology).devices
     except RuntimeError as error:
-        fix = "name a TPU and its chips; of one chip alone: --topology v5e:2x2 --mesh '[1,1]'"
+        fix = "name a TPU and its chips; of one chip alone: --topology v5e:2x2 --mesh.data 1"
         wanted = "a topology such as v5e:2x2, v5p:2x2x1 or v6e:4x4"
         raise UserError("--topology", found=f"{topology} ({error})", wanted=wanted, fix=fix) from error
 
@@ -138,7 +139,6 @@ def make_task(
     config: Config,
     devices: Sequence[Any],
     *,
-    mesh: tuple[int, int] | None = None,
     canvas: Sides | None = None,
     classes: int | None = None,
 ) -> Task:
@@ -147,7 +147,6 @@ def make_task(
     Args:
         config: the training.
         devices: to choose from.
-        mesh: devices along the batch and along the volumes' depth; None gives the batch all.
         canvas: instead of the configuration's.
         classes: instead of those of the data set's organs, background included.
 
@@ -159,28 +158,17 @@ def make_task(
             something does not divide by the devices.
     """
     canvas = canvas or _find_canvas(config)
-    data, space = mesh or (len(devices), 1)
-    if min(data, space) < 1 or data * space > len(devices):
-        wanted = f"at least 1 x 1 and at most {len(devices)} devices"
-        raise UserError("--mesh", found=f"{data} x {space}", wanted=wanted, fix="ask for fewer, or a larger topology")
-    if config.train.batch_size % (data * config.train.accumulate):
-        wanted = f"a multiple of the {data} devices along the batch times train.accumulate {config.train.accumulate}"
-        fix = "for example --mesh '[1,1]'"
-        raise UserError("train.batch_size", found=config.train.batch_size, wanted=wanted, fix=fix)
-    if min(canvas) < 1 or any(side % STRIDE for side in canvas) or canvas[0] % (STRIDE * space):
-        wanted = f"sides that are multiples of {STRIDE}, the depth of {STRIDE * space}"
-        raise UserError("--canvas", found=canvas, wanted=wanted, fix="choose other sides, or divide the depth less")
+    mesh = training_mesh(config, devices)
+    if min(canvas) < 1 or any(side % STRIDE for side in canvas):
+        wanted, fix = f"sides that are multiples of {STRIDE}", "choose other sides"
+        raise UserError("--canvas", found=canvas, wanted=wanted, fix=fix)
+    check_depth(canvas, config.mesh.space, "--canvas")
     check_regions(config.loss, "the canvas", canvas)
     classes = _count_classes(config) if classes is None else classes
     if not 2 <= classes <= MOST_CLASSES:
         wanted = f"2 to {MOST_CLASSES}, background included"
         raise UserError("--classes", found=classes, wanted=wanted, fix="choose a number within")
-    try:
-        return Task(config, canvas, classes, make_mesh(data, space, devices))
-    except (AssertionError, ValueError, NotImplementedError) as error:
-        wanted, fix = "devices that JAX makes a mesh of", f"for example '[1,1]', or all {len(devices)}"
-        found = " ".join(f"{data} x {space} ({error})".split())
-        raise UserError("--mesh", found=found, wanted=wanted, fix=fix) from error
+    return Task(config, canvas, classes, mesh)
 
 
 def _find_canvas(config: Config) -> Sides:
@@ -235,10 +223,9 @@ def plan_step(task: Task, remat: Remat) -> StepCost:
     )
 
 
-def state_shapes(task: Task) -> Any:
+def state_shapes(task: Task) -> TrainState:
     """Returns the shapes of the training's state."""
-    model = make_model(task.config.model, task.classes)
-    return jax.eval_shape(partial(create_state, model, make_optimizer(task.config.optim, 1), task.config.train.seed))
+    return shapes_of_state(make_model(task.config.model, task.classes), make_optimizer(task.config.optim, 1))
 
 
 def count_collectives(program: str) -> dict[str, int]:

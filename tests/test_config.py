@@ -17,6 +17,7 @@ from ars_jax.config import (
     DataConfig,
     Layout,
     LossConfig,
+    MeshConfig,
     ModelConfig,
     Objective,
     OptimConfig,
@@ -83,6 +84,7 @@ OTHER = Config(
     ),
     optim=OptimConfig(learning_rate=1e-4, schedule="constant", warmup=0.0, clip_norm=1.0),
     train=TrainConfig(epochs=3, batch_size=2, accumulate=2, validate_every=1, maps_every=4, seed=7),
+    mesh=MeshConfig(data=2, space=4, parameters="sharded"),
 )
 
 
@@ -266,6 +268,8 @@ RANGES: dict[str, Sequence[str]] = {
     "train.accumulate": ("0",),
     "train.validate_every": ("0",),
     "train.seed": ("-1",),
+    "mesh.data": ("0",),
+    "mesh.space": ("0", "-2"),
 }
 
 

@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from ars_jax.cli import main
-from ars_jax.config import Config, DataConfig, RunConfig
+from ars_jax.config import Config, DataConfig, MeshConfig, RunConfig
 from ars_jax.errors import UserError
 from ars_jax.memory import find_memory, parse_memory
 from ars_jax.plan import (
@@ -32,7 +32,7 @@ from ars_jax.plan import (
 from tests.small_runs import quick_compilation
 
 SMALL = ("--model.base_channels", "2", "--model.kernel_size", "3", "--loss.grid", "2", "--remat", "none")
-PLACE = ("--canvas", "[32,16,16]", "--classes", "3", "--mesh", "[1,2]")
+PLACE = ("--canvas", "[32,16,16]", "--classes", "3", "--mesh.data", "1", "--mesh.space", "2")
 COST = StepCost("none", 700, 300, 5e12, 3e9, {"all-gather": 0, "all-reduce": 4}, 2.0)
 
 
@@ -91,7 +91,7 @@ def test_what_does_not_compile_for_want_of_memory_does_not_fit(monkeypatch: pyte
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Ran out of memory in hbm. Used 17.2G of 15.75G hbm.")
 
     monkeypatch.setattr("ars_jax.plan.lower_step", lambda *arguments, **options: Large())
-    task = make_task(config_of(), jax.devices(), mesh=(1, 1), canvas=(16, 16, 16), classes=2)
+    task = make_task(config_of(), jax.devices(), canvas=(16, 16, 16), classes=2)
     cost = plan_step(task, "convolutions")
     assert cost.fits(10**12) is False
     assert remarks(task, [cost]) == ["convolutions: the compiler gave up: used 17.2g of 15.75g", *NOT_COUNTED]
@@ -102,7 +102,7 @@ def test_what_does_not_compile_for_want_of_memory_does_not_fit(monkeypatch: pyte
 
 
 def config_of() -> Config:
-    return Config(DataConfig(Path("nowhere")), RunConfig(Path("nowhere")))
+    return Config(DataConfig(Path("nowhere")), RunConfig(Path("nowhere")), mesh=MeshConfig(data=1))
 
 
 @pytest.mark.parametrize(
@@ -155,9 +155,9 @@ def test_a_part_of_a_topology_that_makes_no_mesh_is_told(fault: type, monkeypatc
     def refuse(*arguments: Any) -> None:
         raise fault("odd part")
 
-    monkeypatch.setattr("ars_jax.plan.make_mesh", refuse)
-    with pytest.raises(UserError, match=r"--mesh: found 1 x 1 \(odd part\)"):
-        make_task(config_of(), jax.devices(), mesh=(1, 1), canvas=(16, 16, 16), classes=2)
+    monkeypatch.setattr("ars_jax.train.devices.make_mesh", refuse)
+    with pytest.raises(UserError, match=r"mesh.data, mesh.space: found 1 x 1 \(odd part\)"):
+        make_task(config_of(), jax.devices(), canvas=(16, 16, 16), classes=2)
 
 
 def test_collectives_count_once_where_they_start_and_end_apart() -> None:
@@ -178,11 +178,11 @@ def test_policies_are_those_of_the_network() -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("--mesh", "[1,9]"), "--mesh: found 1 x 9; wanted at least 1 x 1 and at most 8 devices"),
-        (("--mesh", "[2,1]"), "train.batch_size: found 1; wanted a multiple of the 2 devices"),
-        (("--train.batch_size", "3", "--train.accumulate", "2"), "along the batch times train.accumulate 2"),
+        (("--mesh.space", "9"), "mesh.data, mesh.space: found 1 x 9; wanted at most the 8 devices"),
+        (("--mesh.data", "2"), "train.batch_size: found 1; wanted a multiple of the 2 devices along mesh.data"),
+        (("--train.batch_size", "3", "--train.accumulate", "2"), "along mesh.data times train.accumulate 2"),
         (("--canvas", "[16,16,12]"), "--canvas: found (16, 16, 12); wanted sides that are multiples of 16"),
-        (("--canvas", "[16,16,16]", "--mesh", "[1,2]"), "the depth of 32"),
+        (("--canvas", "[16,16,16]", "--mesh.space", "2"), "--canvas: found (16, 16, 16); wanted a depth that is a mul"),
         (("--prepare.canvas", "null"), "prepare.canvas: found null; wanted the voxels of a sample"),
         (("--classes", "0"), "--classes: found 0; wanted 2 to 256"),
         (("--classes", "257"), "--classes: found 257; wanted 2 to 256"),
@@ -195,13 +195,13 @@ def test_what_cannot_be_planned_is_told_in_one_line(
     words: tuple[str, ...], told: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert main(["plan", "--prepare.canvas", "[32,16,16]", "--classes", "2", "--mesh", "[1,1]", *words]) == 2
+    assert main(["plan", "--prepare.canvas", "[32,16,16]", "--classes", "2", "--mesh.data", "1", *words]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and told in lines[0]
 
 
 def test_an_unknown_data_set_is_told_with_the_way_around_it(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["plan", "--canvas", "[16,16,16]", "--mesh", "[1,1]", "--data.root", "/nowhere"]) == 2
+    assert main(["plan", "--canvas", "[16,16,16]", "--mesh.data", "1", "--data.root", "/nowhere"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "/nowhere" in line and "--classes N" in line
 

@@ -62,8 +62,7 @@ def batches(
     augmentation: Augmentation | None = None,
     staging: Sequence[int] | None = None,
     start: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: range | None = None,
     threads: int = 2,
     ahead: int = 4,
 ) -> Iterator[Batch]:
@@ -82,8 +81,7 @@ def batches(
         staging: the shape in which samples are staged for `resample.resample`, which makes the drawn changes on a
             device; None makes them here.
         start: number of the first batch.
-        process_index: number of this process, which gets its share of every batch and loads no other.
-        process_count: number of processes.
+        rows: the places in every batch of the samples that are made here, no others are loaded; all by default.
         threads: batches that are made at the same time.
         ahead: batches that are kept ready.
 
@@ -91,16 +89,15 @@ def batches(
         An endless iterator.
 
     Raises:
-        UserError: no samples or a batch size that does not fit, at once; an unreadable sample, naming it, when its
+        UserError: no samples or a batch size below 1, at once; an unreadable sample, naming it, when its
             batch is asked for.
     """
-    _check(len(samples), batch_size, process_count)
-    share = batch_size // process_count
+    _check(len(samples), batch_size)
+    rows = range(batch_size) if rows is None else rows
     on_canvas = partial(_on_canvas, canvas=canvas, augmentation=augmentation, staging=staging)
 
     def make(number: int) -> Batch:
-        first = number * batch_size + process_index * share
-        places = [sample_at(position, len(samples), seed) for position in range(first, first + share)]
+        places = [sample_at(number * batch_size + row, len(samples), seed) for row in rows]
         loaded, loading = timed(lambda: [_loaded(samples[index]) for _, index in places])
         generators = [np.random.default_rng((seed, *place)) for place in places]
         stacked, augmenting = timed(lambda: _stacked(list(map(on_canvas, generators, loaded))))
@@ -164,12 +161,11 @@ def prefetched(make: Callable[[int], Batch], *, start: int, threads: int, ahead:
     return iter(numbers.map(make).to_iter_dataset(options))
 
 
-def _check(count: int, batch_size: int, process_count: int) -> None:
+def _check(count: int, batch_size: int) -> None:
     if count == 0:
         raise UserError("samples", found="no training case", wanted="at least one", fix="check data.root and the split")
-    if batch_size < 1 or batch_size % process_count:
-        wanted = f"a positive multiple of the {process_count} process(es)"
-        raise UserError("batch_size", found=batch_size, wanted=wanted, fix=f"for example {process_count}")
+    if batch_size < 1:
+        raise UserError("batch_size", found=batch_size, wanted="at least 1", fix="for example 1")
 
 
 def _loaded(entry: Sample | Path) -> Sample:

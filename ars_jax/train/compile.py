@@ -10,7 +10,7 @@ from jax.stages import Lowered
 
 from ars_jax.compiled import compiler_options
 from ars_jax.config import Config
-from ars_jax.mesh import Mesh, batch_shardings, replicated
+from ars_jax.mesh import Mesh, batch_shardings, replicated, state_shardings
 from ars_jax.models import VNet
 from ars_jax.train.state import TrainState
 from ars_jax.train.step import make_loss, train_step
@@ -47,10 +47,11 @@ def lower_step(
 ) -> Lowered:
     """Lowers the step for the devices of a mesh, which need not be there; the state is donated.
 
-    On a TPU volumes are packed, see `models.packing`.
+    On a TPU volumes are packed, see `models.packing`. Divided parameters are gathered once in a step, and the gradients
+    divided like them before the optimiser sees them.
 
     Args:
-        config: the objective and the batch size.
+        config: the objective, the batch size and whether parameters are divided.
         model: the network.
         optimizer: the optimiser.
         state: the state before the step, or its shapes.
@@ -64,13 +65,16 @@ def lower_step(
     platform = mesh.devices.flat[0].platform
     model = model.clone(packed=platform == "tpu")
     batch = batch_shapes(config.train.batch_size, canvas, model.classes)
-    everywhere = replicated(mesh)
+    everywhere, lying = replicated(mesh), state_shardings(mesh, state, config.mesh.parameters)
     loss, parts = make_loss(config.loss), config.train.accumulate
     step: Any = partial(train_step, model, optimizer, loss, partly_labelled, accumulate=parts)
+    if config.mesh.parameters == "sharded":
+        lay = jax.lax.with_sharding_constraint
+        step = partial(step, gather=partial(lay, shardings=everywhere), scatter=partial(lay, shardings=lying.params))
     jitted = jax.jit(
         step,
-        in_shardings=(everywhere, batch_shardings(mesh, batch)),
-        out_shardings=(everywhere, everywhere),
+        in_shardings=(lying, batch_shardings(mesh, batch)),
+        out_shardings=(lying, everywhere),
         donate_argnums=0,
         compiler_options=compiler_options(platform, save_memory=model.remat != "none"),
     )

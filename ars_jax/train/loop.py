@@ -22,16 +22,17 @@ from ars_jax.data.staging import staging_shape
 from ars_jax.errors import UserError
 from ars_jax.files import written_atomically
 from ars_jax.losses import region_bounds
-from ars_jax.mesh import Mesh, batch_shardings, make_mesh, put_batch, replicated
+from ars_jax.mesh import Mesh, batch_shardings, local_rows, on_one_device, put_batch, state_shardings
 from ars_jax.models import VNet
 from ars_jax.options import read_config
 from ars_jax.predict import Network, make_model
 from ars_jax.resample import resample
 from ars_jax.train.compile import batch_shapes, lower_step
+from ars_jax.train.devices import check_depth, training_mesh
 from ars_jax.train.inputs import Inputs, find_cases, make_augmentation, prepare_inputs, read_split, write_split
 from ars_jax.train.maps import write_maps
 from ars_jax.train.record import Recorder, Times, describe, preparation_progress
-from ars_jax.train.state import TrainState, place_state
+from ars_jax.train.state import TrainState, place_state, state_shapes
 from ars_jax.train.step import make_optimizer
 from ars_jax.train.validate import validate
 
@@ -93,9 +94,9 @@ def train(config: Config, *, resume: bool = False, console: Console | None = Non
         checkpoints(config.run.dir / "checkpoints") as manager,
         Recorder(config.run.dir / "metrics.jsonl", console, setup.per_epoch, setup.steps) as recorder,
     ):
-        state = place_state(setup.model, setup.optimizer, config.train.seed, replicated(setup.mesh))
+        state = _first_state(setup)
         if resume:
-            state = _restore_state(manager, state, setup.mesh)
+            state = _restore_state(manager, state)
         step = _compile_step(setup, state, recorder)
         _run_steps(setup, state, step, manager, recorder)
     return config.run.dir
@@ -113,14 +114,15 @@ def _run_steps(setup: Setup, state: TrainState, step: Compiled, manager: Checkpo
         state, metrics = step(state, placed)
         # The metrics of the step before are fetched only now, while this one runs.
         recorder.step(number, batch["names"], metrics, times)
-        network = Network(setup.model, state.params, state.batch_stats, setup.inputs.plan)
         if file := _maps_file(setup, number):
             recorder.flush()
-            write_maps(setup.config.run.dir / file, network, setup.inputs.validation[0], setup.config.loss)
+            write_maps(
+                setup.config.run.dir / file, _network(setup, state), setup.inputs.validation[0], setup.config.loss
+            )
             recorder.maps(number, file)
         if _validates(setup, number):
             recorder.flush()
-            scores = validate(network, setup.inputs.validation)
+            scores = validate(_network(setup, state), setup.inputs.validation)
             recorder.validation(number, scores)
             save(manager, number, _items(state), meta, scores["mean_dsc"] or 0.0)
             recorder.saved()
@@ -132,11 +134,23 @@ def _set_up(config: Config, inputs: Inputs) -> Setup:
     steps = config.train.epochs * per_epoch
     model = make_model(config.model, len(inputs.plan.labels) + 1)
     check_regions(config.loss, "the canvas", inputs.plan.canvas or ())
+    check_depth(inputs.plan.canvas or (), config.mesh.space)
     if config.train.maps_every:
         case = inputs.validation[0]
         check_regions(config.loss, f"the volume of {case.name}, of which maps are written,", case.image.shape)
     augmentation, optimizer = make_augmentation(config, inputs.plan), make_optimizer(config.optim, steps)
-    return Setup(config, inputs, augmentation, make_mesh(), model, optimizer, per_epoch, steps)
+    return Setup(config, inputs, augmentation, training_mesh(config), model, optimizer, per_epoch, steps)
+
+
+def _first_state(setup: Setup) -> TrainState:
+    shapes = state_shapes(setup.model, setup.optimizer)
+    lying = state_shardings(setup.mesh, shapes, setup.config.mesh.parameters)
+    return place_state(setup.model, setup.optimizer, setup.config.train.seed, lying)
+
+
+def _network(setup: Setup, state: TrainState) -> Network:
+    """The network as it is now, on one device."""
+    return Network(setup.model, *on_one_device((state.params, state.batch_stats)), setup.inputs.plan)
 
 
 def check_regions(loss: LossConfig, name: str, shape: tuple[int, ...]) -> None:
@@ -183,8 +197,7 @@ def _batches(setup: Setup, start: int) -> Any:
         augmentation=setup.augmentation,
         staging=_staging(setup),
         start=start,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        rows=local_rows(setup.mesh, setup.config.train.batch_size),
     )
 
 
@@ -204,14 +217,16 @@ def _staging(setup: Setup) -> tuple[int, int, int] | None:
 
 def _placing(setup: Setup) -> Callable[[Batch], dict[str, jax.Array]]:
     """How a batch comes onto the devices: augmented by the loader, or by them."""
+    staged, size = setup.config.augment.device, setup.config.train.batch_size
 
     def put(batch: Batch) -> Any:
-        return put_batch(setup.mesh, arrays_of(batch))
+        # What is staged need not divide: its depth is that of the samples, not the canvas's.
+        return put_batch(setup.mesh, arrays_of(batch), size, whole_volumes=staged)
 
-    if not setup.config.augment.device:
+    if not staged:
         return put
     changes = partial(resample, canvas=_canvas(setup), swap=setup.augmentation.swap)
-    shapes = batch_shapes(setup.config.train.batch_size, _canvas(setup), setup.model.classes)
+    shapes = batch_shapes(size, _canvas(setup), setup.model.classes)
     augment = jax.jit(changes, out_shardings=batch_shardings(setup.mesh, shapes))
     return lambda batch: augment(put(batch))
 
@@ -236,8 +251,9 @@ def _items(state: TrainState) -> dict[str, Any]:
     }
 
 
-def _restore_state(manager: Checkpoints, state: TrainState, mesh: Mesh) -> TrainState:
-    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), _items(state))
+def _restore_state(manager: Checkpoints, state: TrainState) -> TrainState:
+    """Restores the newest checkpoint, of whatever mesh, as the first state lies."""
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), _items(state))
     items = restore(manager, find_step(manager, "newest"), like)
     return TrainState(**items["model"], **items["training"])
 
@@ -245,11 +261,9 @@ def _restore_state(manager: Checkpoints, state: TrainState, mesh: Mesh) -> Train
 def _check_run(config: Config, resume: bool) -> None:
     """Refuses what cannot be trained before anything is written."""
     check_config(config)
-    devices, parts = jax.device_count(), config.train.accumulate
-    if config.train.batch_size % (devices * parts):
-        wanted = f"a multiple of the {devices} devices" + (f" times train.accumulate {parts}" if parts > 1 else "")
-        fix = f"for example {devices * parts}"
-        raise UserError("train.batch_size", found=config.train.batch_size, wanted=wanted, fix=fix)
+    training_mesh(config)
+    if config.prepare.canvas is not None:
+        check_depth(config.prepare.canvas, config.mesh.space)
     folder = config.run.dir
     saved = folder / "config.yaml"
     trained = has_checkpoint(folder / "checkpoints")
@@ -263,7 +277,7 @@ def _check_run(config: Config, resume: bool) -> None:
 
 
 def check_same_config(config: Config) -> None:
-    """Holds a configuration against that of the run in its folder; places and the maps' rhythm may differ.
+    """Holds a configuration against that of the run in its folder; places, the mesh and the maps' rhythm may differ.
 
     Args:
         config: the configuration now.
@@ -276,7 +290,7 @@ def check_same_config(config: Config) -> None:
 
 
 def _check_same(path: Path, old: Any, new: Any, key: str = "") -> None:
-    if key in ("data.root", "data.cache", "run.dir", "train.maps_every"):
+    if key in ("data.root", "data.cache", "run.dir", "train.maps_every", "mesh"):
         return
     if isinstance(old, Mapping) and isinstance(new, Mapping) and set(old) == set(new):
         for name in old:

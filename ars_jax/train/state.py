@@ -50,6 +50,11 @@ def create_state(model: VNet, optimizer: optax.GradientTransformation, seed: int
     return TrainState(jnp.int32(0), params, variables["batch_stats"], optimizer.init(params), run_key)
 
 
+def state_shapes(model: VNet, optimizer: optax.GradientTransformation) -> TrainState:
+    """Returns the shapes of the state of a training, without computing anything."""
+    return jax.eval_shape(partial(create_state, model, optimizer, 0))
+
+
 def place_state(model: VNet, optimizer: optax.GradientTransformation, seed: int, sharding: Any = None) -> TrainState:
     """Draws the parameters on their devices.
 
@@ -57,7 +62,7 @@ def place_state(model: VNet, optimizer: optax.GradientTransformation, seed: int,
         model: the network.
         optimizer: the optimiser.
         seed: 0 or more.
-        sharding: how every array lies; the default device has all by default.
+        sharding: how every array lies, one for all or a tree of them; the default device has all by default.
 
     Returns:
         The state before the first step.

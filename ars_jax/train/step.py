@@ -78,6 +78,8 @@ def train_step(
     batch: Arrays,
     *,
     accumulate: int = 1,
+    gather: Callable[[Any], Any] = lambda parameters: parameters,
+    scatter: Callable[[Any], Any] = lambda gradients: gradients,
 ) -> tuple[TrainState, dict[str, Any]]:
     """Takes one step of gradient descent.
 
@@ -90,12 +92,14 @@ def train_step(
         batch: `image` `[b, z, y, x, 1]`, `label` `[b, z, y, x]`, `labelled` `[b, c]`.
         accumulate: parts into which the batch is divided, one after another in memory; b is a multiple of it. The
             gradients are averaged, and each part is normalised by itself.
+        gather: brings divided parameters whole to every device that computes with them.
+        scatter: divides the gradients as the parameters are.
 
     Returns:
         The state after the step, and `loss` with its unweighted `parts`, means over the parts of the batch.
     """
     dropout_key = jax.random.fold_in(state.key, state.step)
-    differentiate = partial(_differentiate, model, loss, partly_labelled, state.params)
+    differentiate = partial(_differentiate, model, loss, partly_labelled, scatter, gather(state.params))
     if accumulate == 1:
         gradients, batch_stats, metrics = differentiate(state.batch_stats, dropout_key, batch)
     else:
@@ -106,7 +110,14 @@ def train_step(
 
 
 def _differentiate(
-    model: VNet, loss: LossFunction, partly_labelled: bool, params: Any, batch_stats: Any, key: jax.Array, batch: Arrays
+    model: VNet,
+    loss: LossFunction,
+    partly_labelled: bool,
+    scatter: Callable[[Any], Any],
+    params: Any,
+    batch_stats: Any,
+    key: jax.Array,
+    batch: Arrays,
 ) -> tuple[Any, Any, dict[str, Any]]:
     """Returns the gradients, the running statistics after the batch, and the loss with its parts."""
 
@@ -121,7 +132,7 @@ def _differentiate(
         return total, (parts, updated["batch_stats"])
 
     (total, (parts, updated)), gradients = jax.value_and_grad(objective, has_aux=True)(params)
-    return gradients, updated, {"loss": total, "parts": parts}
+    return scatter(gradients), updated, {"loss": total, "parts": parts}
 
 
 def _accumulate(
