@@ -1,42 +1,105 @@
-"""Checkpoints by orbax: the newest and the best by validation DSC, each with its configuration and plan."""
+"""Checkpoints by orbax: the two newest and the best by validation DSC, each with its configuration and plan.
 
+A checkpoint gets its name when it is whole, so that a kill leaves none cut short. What happens to the files later, the
+format does not always notice (bytes changed within the arrays it does not), so each item has the digests of its files.
+"""
+
+import hashlib
+import json
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
+import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
+from orbax.checkpoint.path import atomicity
 
 from ars_jax.errors import UserError
 
 Which = Literal["best", "newest"]
 
-Checkpoints = ocp.CheckpointManager
-"""An open folder of checkpoints."""
+DIGESTS = "digests.json"
+"""In the folder of each item: its files and their SHA-256."""
+
+
+class Checkpoints(ocp.CheckpointManager):
+    """An open folder of checkpoints."""
+
+    def metrics(self, step: int) -> Any:
+        """The score that a checkpoint was saved with; None for one without, or with one that cannot be read."""
+        with suppress(ValueError, OSError):
+            metrics = super().metrics(step)
+            if isinstance(metrics, dict) and isinstance(metrics.get("mean_dsc"), int | float):
+                return metrics
+        return None
+
+
+class _Digested(atomicity.AtomicRenameTemporaryPath):
+    """Writes the digests of an item before its folder gets its name."""
+
+    async def finalize(self) -> None:
+        folder = Path(self.get())
+        if not self.get_final().name.isdigit():  # the folder of the whole checkpoint, whose items have theirs
+            (folder / DIGESTS).write_text(json.dumps(_digests(folder)), encoding="utf-8")
+        await super().finalize()
 
 
 @contextmanager
-def checkpoints(folder: Path) -> Iterator[Checkpoints]:
+def checkpoints(folder: Path, *, read_only: bool = False) -> Iterator[Checkpoints]:
     """Opens a folder of checkpoints; leaving the block waits until everything is written.
 
     Args:
-        folder: made if need be.
+        folder: made if need be; what a kill left half-written in it is deleted.
+        read_only: change nothing, because a training may be at work there.
 
     Yields:
-        A manager that keeps the newest checkpoint and the one with the highest `mean_dsc`.
+        A manager that keeps the two newest checkpoints and the one with the highest `mean_dsc`.
+
+    Raises:
+        UserError: a checkpoint could not be written.
     """
 
     def mean_dsc(metrics: Any) -> float:
         return metrics["mean_dsc"]
 
-    policy = checkpoint_managers.AnyPreservationPolicy(
-        [checkpoint_managers.LatestN(1), checkpoint_managers.BestN(get_metric_fn=mean_dsc, n=1)]
+    best = checkpoint_managers.BestN(get_metric_fn=mean_dsc, n=1, keep_checkpoints_without_metrics=False)
+    options = ocp.CheckpointManagerOptions(
+        preservation_policy=checkpoint_managers.AnyPreservationPolicy([checkpoint_managers.LatestN(2), best]),
+        best_fn=mean_dsc,
+        best_mode="max",
+        temporary_path_class=_Digested,
+        read_only=read_only,
+        cleanup_tmp_directories=not read_only,
     )
-    options = ocp.CheckpointManagerOptions(preservation_policy=policy, best_fn=mean_dsc, best_mode="max")
-    with ocp.CheckpointManager(folder.absolute(), options=options) as manager:
+    try:
+        if not read_only:
+            _drop_damaged_times(folder)
+        manager = Checkpoints(folder.absolute(), options=options)
+    except (ValueError, TypeError, AttributeError) as error:
+        wanted, fix = "a folder of checkpoints", "remove the damaged one, or train again"
+        raise UserError(folder, found=error, wanted=wanted, fix=fix) from error
+    try:
         yield manager
+    except BaseException:
+        with suppress(Exception):  # what went wrong first is told
+            manager.close()
+        raise
+    with _failure_told(manager):
+        manager.close()
+
+
+def _drop_damaged_times(folder: Path) -> None:
+    """Deletes what only says when a checkpoint was written where orbax would stumble over it."""
+    for path in folder.glob("*/_CHECKPOINT_METADATA"):
+        try:
+            whole = isinstance(json.loads(path.read_bytes()), dict)
+        except (ValueError, RecursionError):
+            whole = False
+        if not whole:
+            path.unlink(missing_ok=True)
 
 
 def has_checkpoint(folder: Path) -> bool:
@@ -44,7 +107,9 @@ def has_checkpoint(folder: Path) -> bool:
     return folder.is_dir() and any(entry.name.isdigit() for entry in folder.iterdir())
 
 
-def save(manager: Checkpoints, step: int, items: Mapping[str, Any], meta: Mapping[str, Any], mean_dsc: float) -> None:
+def save(
+    manager: Checkpoints, step: int, items: Mapping[str, Any], meta: Mapping[str, Any], mean_dsc: float | None
+) -> None:
     """Saves in the background; the arrays may be donated as soon as this returns.
 
     Args:
@@ -52,12 +117,44 @@ def save(manager: Checkpoints, step: int, items: Mapping[str, Any], meta: Mappin
         step: number of the step that the state has reached.
         items: pytrees of arrays, each of which can be restored without the others.
         meta: configuration and plan, as JSON takes them.
-        mean_dsc: what decides the best, within [0, 1].
+        mean_dsc: what decides the best, within [0, 1]; None for a checkpoint that was not validated and is never it.
+
+    Raises:
+        UserError: this checkpoint or the one before could not be written.
     """
     saved = {name: ocp.args.StandardSave(item) for name, item in items.items()}
     arguments = ocp.args.Composite(**saved, meta=ocp.args.JsonSave(dict(meta)))
-    # Without force an existing step is silently not saved.
-    manager.save(step, args=arguments, metrics={"mean_dsc": mean_dsc}, force=True)
+    metrics = None if mean_dsc is None else {"mean_dsc": mean_dsc}
+    with _failure_told(manager):
+        # Without force an existing step is silently not saved.
+        manager.save(step, args=arguments, metrics=metrics, force=True)
+
+
+def check_saved(manager: Checkpoints, *, wait: bool = False) -> None:
+    """Holds that what was saved in the background was written.
+
+    Args:
+        manager: from `checkpoints`.
+        wait: until it is written; else a save that is not finished is left alone.
+
+    Raises:
+        UserError: it could not be written.
+    """
+    with _failure_told(manager):
+        if wait or not manager.is_saving_in_progress():
+            manager.wait_until_finished()
+
+
+@contextmanager
+def _failure_told(manager: Checkpoints) -> Iterator[None]:
+    """Turns what a disk that is full or gone raises, here or in the background, into one line."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        text = str(error)
+        found = "no space left on the device" if "No space left on device" in text else text[:200]
+        fix = "make room or mend the disk; the same command with --resume goes on from the checkpoint before"
+        raise UserError(manager.directory, found=found, wanted="room for a checkpoint", fix=fix) from error
 
 
 def find_step(manager: Checkpoints, which: Which) -> int:
@@ -71,9 +168,16 @@ def find_step(manager: Checkpoints, which: Which) -> int:
         Its step.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or it cannot be told which is the best.
     """
+    for other in manager.all_steps() if which == "best" else ():
+        folder = _folder(manager, other)
+        if (folder / "metrics").exists() and (reason := _damage(folder / "metrics")):
+            raise _damaged(folder, reason)
     step = manager.best_step() if which == "best" else manager.latest_step()
+    if step is None and which == "best" and manager.all_steps():
+        fix = "go on training, or choose --checkpoint newest"
+        raise UserError(manager.directory, found="no validated checkpoint", wanted="at least one", fix=fix)
     if step is None:
         fix = "train first, or check the path"
         raise UserError(manager.directory, found="no checkpoint", wanted="at least one", fix=fix)
@@ -95,18 +199,87 @@ def restore(manager: Checkpoints, step: int, like: Mapping[str, Any]) -> dict[st
     Raises:
         UserError: the checkpoint is damaged or belongs to another network.
     """
+    folder = _folder(manager, step)
+    for name in like:
+        if reason := _damage(folder / name):
+            raise _damaged(folder, reason)
     wanted = {name: ocp.args.StandardRestore(item) for name, item in like.items()}
     try:
         with _late_reads_ignored():
             restored = manager.restore(step, args=ocp.args.Composite(**wanted))
-    except (ValueError, KeyError, OSError) as error:
-        raise UserError(
-            manager.directory / str(step),
-            found=" ".join(str(error).split())[:200],
-            wanted="a whole checkpoint of the configured network",
-            fix="use the run's own configuration, or train again",
-        ) from error
+    except jax.errors.JaxRuntimeError:  # such as too little memory
+        raise
+    except Exception as error:  # what a damaged file without digests makes orbax raise is of any kind
+        raise _damaged(folder, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
     return {name: restored[name] for name in like}
+
+
+def restore_newest(manager: Checkpoints, like: Mapping[str, Any]) -> tuple[int, dict[str, Any], dict[int, str]]:
+    """Restores the newest checkpoint that is whole, and deletes those after it, which are not.
+
+    Args:
+        manager: from `checkpoints`.
+        like: see `restore`.
+
+    Returns:
+        Its step, the saved items, and the steps of the deleted checkpoints with what was wrong.
+
+    Raises:
+        UserError: there is none, or all are damaged or belong to another network.
+    """
+    damaged: dict[int, str] = {}
+    for step in sorted(manager.all_steps(), reverse=True):
+        try:
+            items = restore(manager, step, like)
+        except UserError as error:
+            damaged[step] = error.found
+            continue
+        for newer in damaged:
+            manager.delete(newer)
+        return step, items, damaged
+    if not damaged:
+        find_step(manager, "newest")
+    found = "; ".join(f"checkpoint {step}: {reason}" for step, reason in damaged.items())
+    raise _damaged(Path(manager.directory), found)
+
+
+def _damaged(folder: Path, reason: str) -> UserError:
+    wanted = "a whole checkpoint of the configured network"
+    fix = "use the run's own configuration, or another checkpoint, or train again"
+    return UserError(folder, found=reason, wanted=wanted, fix=fix)
+
+
+def _folder(manager: Checkpoints, step: int) -> Path:
+    return Path(manager.directory) / str(step)
+
+
+def _damage(folder: Path) -> str | None:
+    """What is wrong with the files of an item; nothing, as far as can be told, with those that have no digests."""
+    if not folder.is_dir():
+        return f"{folder.name} is missing"
+    path = folder / DIGESTS
+    if not path.exists():  # a checkpoint of an earlier version
+        return None if any(folder.iterdir()) else f"{folder.name} is empty"
+    try:
+        expected = json.loads(path.read_text(encoding="utf-8"))
+        changed = [name for name, digest in expected.items() if not _is_same(folder / name, digest)]
+    except (ValueError, AttributeError, RecursionError):
+        return f"{folder.name}/{DIGESTS} is damaged"
+    return f"{folder.name}/{changed[0]} is missing or not as it was written" if changed else None
+
+
+def _is_same(path: Path, digest: object) -> bool:
+    return path.is_file() and _digest(path) == digest
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): _digest(path) for path in files}
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

@@ -83,7 +83,7 @@ def load_network(run: Path, config: Config, which: Which = "best") -> Network:
     variables = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), shape)
     sharding = replicated(make_mesh(data=1))
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), variables)
-    with checkpoints(run / "checkpoints") as manager:
+    with checkpoints(run / "checkpoints", read_only=True) as manager:
         state = restore(manager, find_step(manager, which), {"model": like})
     return Network(model, state["model"]["params"], state["model"]["batch_stats"], plan)
 
