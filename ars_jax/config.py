@@ -125,7 +125,7 @@ class ModelConfig:
         base_channels: channels of the first stage (the paper: 16).
         kernel_size: side of the convolutions (the paper: 5).
         dropout: the share of channels dropped at depth.
-        dtype: type of the computation; parameters and losses are float32.
+        dtype: type of the computation; parameters and losses are float32, kernels' gradients are rounded to it once.
         remat: what the backward pass computes again to save memory: nothing, all but the convolutions, or whole stages.
     """
 

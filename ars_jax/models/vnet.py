@@ -94,7 +94,8 @@ class VNet(nn.Module):
         dropout: the share of channels dropped, within [0, 1).
         form: how convolutions are computed, see `convolution.convolve`.
         dtype: type of the computation; parameters, running statistics, the sums of the batch statistics and the
-            returned logits are float32.
+            returned logits are float32. Gradients are float32 too; those of kernels, as in flax and under PyTorch's
+            autocast, are summed in float32 and then may be rounded to this type once.
         remat: what the backward pass finds in memory. `"none"`: everything that it needs. `"convolutions"`: what
             enters a stage, what convolutions return and the sums of the batch statistics; normalisations and
             activations are computed again. `"stages"`: only what enters a stage; its convolutions too are computed
