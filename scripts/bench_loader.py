@@ -9,20 +9,19 @@ machine slows all of them alike; "whole loader" is what `batches` gives with thr
 import argparse
 import itertools
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import benchmark
 import jax
 import numpy as np
-from benchmark import Contestant
+from benchmark import Columns, Contestant, Row, digits
 from scipy import ndimage
 
 from ars_jax.config import Config
-from ars_jax.data.augment import Augmentation, apply, draw, sample_linear, sample_nearest, source_lines
+from ars_jax.data.augment import Augmentation, Draw, apply, draw, sample_linear, sample_nearest, source_lines
 from ars_jax.data.cache import load_sample, save_sample
 from ars_jax.data.loader import arrays_of, batches
 from ars_jax.data.plan import Sample
@@ -31,13 +30,13 @@ from ars_jax.mesh import by_batch, make_mesh, put_batch, replicated
 from ars_jax.options import read_config
 from ars_jax.predict import make_model
 from ars_jax.resample import resample
-from ars_jax.train.compile import batch_shapes, lower_step
+from ars_jax.train.compile import lower_step
 from ars_jax.train.state import place_state
 from ars_jax.train.step import make_optimizer
 
 Sides = tuple[int, int, int]
 CONFIGS = Path(__file__).parents[1] / "configs"
-SAMPLES, BYTES = 8, 5
+SAMPLES, BYTES, STEPS = 8, 5, 8
 SIZES: dict[str, tuple[Sides, int]] = {
     "demo": ((48, 48, 48), 11),
     "hippocampus": ((35, 50, 36), 3),
@@ -48,6 +47,23 @@ SIZES: dict[str, tuple[Sides, int]] = {
 """A typical prepared case and the classes; "largest" is the demo's augmentation on the paper's largest volume."""
 
 
+COLUMNS: Columns = {
+    **benchmark.TIMES,
+    "samples/s": lambda row: digits(1 / row["best_s"]),
+    "MB/s": lambda row: digits(1e-6 * BYTES * row["voxels_per_s"]),
+}
+FIXED, FED = "step on one batch", "step fed by the loader"
+
+
+class Change(NamedTuple):
+    """A sample, what was drawn for it, the lines of coordinates of that, and its file."""
+
+    sample: Sample
+    drawn: Draw
+    lines: list[np.ndarray]
+    file: Path
+
+
 class Task(NamedTuple):
     """What one configuration asks of the loader."""
 
@@ -55,27 +71,24 @@ class Task(NamedTuple):
     canvas: Sides
     classes: int
     augmentation: Augmentation
-    samples: list[Sample]
-    files: list[Path]
+    changes: list[Change]
     options: dict[str, Any]
 
 
 def main() -> None:
     """Times the parts of each configuration and prints a table for each."""
     arguments = parse()
-    facts = benchmark.facts()
-    benchmark.introduce(facts, {})
-    results = {}
+    report = benchmark.begin(arguments, ("torch", "monai"), host=True)
     for name in arguments.configs:
         with tempfile.TemporaryDirectory() as folder:
             task = make_task(name, Path(folder))
-            contestants = list(itertools.chain(parts(task), others(task, arguments.torch), wholes(task)))
+            contestants = list(itertools.chain(parts(task), others(task, report.facts["torch_device"]), wholes(task)))
             if arguments.step and name != "largest":
-                contestants.append(training_step(task))
-            rows = benchmark.take_turns(contestants, arguments.rounds)
-            show(name, task, rows)
-            results[name] = rows
-    benchmark.write(arguments.json, facts, {}, {"rows": results})
+                contestants += steps(task)
+            shape, size = task.changes[0].sample.image.shape, task.options["batch_size"]
+            title = f"{name}: samples {shape}, canvas {task.canvas}, batches of {size}; times per sample"
+            rows = benchmark.measure(report, title, contestants, arguments.rounds, COLUMNS)
+            print(verdict(rows), end="", flush=True)
 
 
 def make_task(name: str, folder: Path) -> Task:
@@ -90,147 +103,127 @@ def make_task(name: str, folder: Path) -> Task:
         ranges.flip, ranges.translate, ranges.scale, ranges.intensity_shift, ranges.intensity_scale, swap
     )
     rng = np.random.default_rng(0)
-    samples, files = [], []
+    changes = []
     for index in range(SAMPLES):
         image = rng.normal(size=shape).astype(np.float32)
         coarse = rng.integers(0, classes, [side // 8 + 1 for side in shape], dtype=np.uint8)
         label = coarse.repeat(8, 0).repeat(8, 1).repeat(8, 2)[tuple(map(slice, shape))].copy()
-        samples.append(Sample(f"case_{index}", image, label, np.ones(classes, bool)))
-        files.append(folder / f"case_{index}.npz")
-        save_sample(files[-1], samples[-1])
+        sample, file = Sample(f"case_{index}", image, label, np.ones(classes, bool)), folder / f"case_{index}.npz"
+        save_sample(file, sample)
+        drawn = draw(np.random.default_rng(index), shape, canvas, augmentation)
+        changes.append(Change(sample, drawn, source_lines(drawn, shape, canvas), file))
     options = {"batch_size": config.train.batch_size, "seed": 0, "canvas": canvas, "augmentation": augmentation}
-    return Task(config, canvas, classes, augmentation, samples, files, options)
+    return Task(config, canvas, classes, augmentation, changes, options)
 
 
-def contestant(task: Task, name: str, run: Callable[[], object], samples: int = 1, beside: str = "") -> Contestant:
+def contestant(task: Task, name: str, run: Callable[[], object], samples: int, beside: str = "") -> Contestant:
     """Names a function that goes through so many samples."""
-    return Contestant(name, beside, run, samples * int(np.prod(task.canvas)))
+    return Contestant(name, beside, run, int(np.prod(task.canvas)), repeats=samples)
 
 
-def drawn_lines(task: Task) -> Iterator[tuple[Sample, Any, list[np.ndarray]]]:
-    """Samples one after another without end, each with a change and its lines of coordinates."""
-    for number in itertools.count():
-        sample = task.samples[number % SAMPLES]
-        drawn = draw(np.random.default_rng(number), sample.image.shape, task.canvas, task.augmentation)
-        yield sample, drawn, source_lines(drawn, sample.image.shape, task.canvas)
+def each(task: Task, name: str, function: Callable[[Change], object], beside: str = "") -> Contestant:
+    """Names a function that is called with every change."""
+    return contestant(task, name, lambda: [function(change) for change in task.changes], SAMPLES, beside)
 
 
 def parts(task: Task) -> Iterator[Contestant]:
     """What the loader does to one sample, step by step."""
-    draws, files = drawn_lines(task), itertools.cycle(task.files)
-
-    def over(function: Callable[[Sample, Any, list[np.ndarray]], object]) -> Callable[[], object]:
-        return lambda: [function(*next(draws)) for _ in range(SAMPLES)]
-
-    yield contestant(task, "load from the cache", lambda: [load_sample(next(files)) for _ in range(SAMPLES)], SAMPLES)
-    image = over(lambda sample, _, lines: sample_linear(sample.image, lines, -1.0))
-    yield contestant(task, "image: flip, shift and scale", image, SAMPLES, "image: SciPy affine_transform")
-    label = over(lambda sample, _, lines: sample_nearest(sample.label, lines))
-    yield contestant(task, "label: flip, shift and scale", label, SAMPLES, "label: SciPy affine_transform")
-    swap = task.augmentation.swap
-    whole = over(lambda sample, drawn, _: apply(drawn, sample, task.canvas, swap, -1.0))
-    yield contestant(task, "augment image and label", whole, SAMPLES, "MONAI Affine, image and label")
-    mesh, (batch,) = make_mesh(1), itertools.islice(batches(task.samples, **task.options), 1)
+    swap, samples = task.augmentation.swap, [change.sample for change in task.changes]
+    yield each(task, "load from the cache", lambda it: load_sample(it.file))
+    image, label = "image: SciPy affine_transform", "label: SciPy affine_transform"
+    yield each(task, "image: flip, shift and scale", lambda it: sample_linear(it.sample.image, it.lines, -1.0), image)
+    yield each(task, "label: flip, shift and scale", lambda it: sample_nearest(it.sample.label, it.lines), label)
+    whole = "MONAI Affine, image and label"
+    yield each(task, "augment image and label", lambda it: apply(it.drawn, it.sample, task.canvas, swap, -1.0), whole)
+    mesh, (batch,) = make_mesh(1), itertools.islice(batches(samples, **task.options), 1)
     arrays, size = arrays_of(batch), len(batch["names"])
     yield contestant(task, "stack", lambda: {name: np.stack(list(array)) for name, array in arrays.items()}, size)
     yield contestant(task, "transfer", lambda: jax.block_until_ready(put_batch(mesh, arrays)), size)
-    staging = staging_shape(task.canvas, task.augmentation.scale[0], task.samples[0].image.shape)
-    (staged,) = itertools.islice(batches(task.samples, **task.options, staging=staging), 1)
+    staging = staging_shape(task.canvas, task.augmentation.scale[0], samples[0].image.shape)
+    (staged,) = itertools.islice(batches(samples, **task.options, staging=staging), 1)
     changes = jax.jit(partial(resample, canvas=task.canvas, swap=swap), out_shardings=by_batch(mesh))
     placed = put_batch(mesh, arrays_of(staged))
-    yield contestant(task, "augment on the device", lambda: jax.block_until_ready(changes(placed)), size)
+    compiled, known = benchmark.compiled(lambda: changes.lower(placed))
+    on_device = contestant(task, "augment on the device", lambda: jax.block_until_ready(compiled(placed)), size)
+    yield on_device._replace(**known)
 
 
-def others(task: Task, torch: bool) -> Iterator[Contestant]:
-    """The same change of a sample by other libraries."""
-    draws = drawn_lines(task)
+def others(task: Task, torch: str | None) -> Iterator[Contestant]:
+    """The same changes of the samples by other libraries."""
 
-    def scipy(order: int) -> object:
-        sample, _, lines = next(draws)
-        array = sample.image if order else sample.label
-        steps, starts = [line[1] - line[0] for line in lines], [line[0] for line in lines]
+    def scipy(change: Change, array: np.ndarray, order: int) -> object:
+        steps, starts = zip(*((line[1] - line[0], line[0]) for line in change.lines), strict=True)
         how: dict[str, Any] = {"order": order, "mode": "grid-constant", "output_shape": task.canvas, "offset": starts}
         return ndimage.affine_transform(array, np.asarray(steps), **how)
 
-    yield contestant(task, "image: SciPy affine_transform", partial(scipy, 1))
-    yield contestant(task, "label: SciPy affine_transform", partial(scipy, 0))
-    if torch and find_spec("monai"):
-        yield contestant(task, "MONAI Affine, image and label", monai_affine(task))
+    yield each(task, "image: SciPy affine_transform", lambda it: scipy(it, it.sample.image, 1))
+    yield each(task, "label: SciPy affine_transform", lambda it: scipy(it, it.sample.label, 0))
+    if torch:
+        changes = [monai_affine(task, change) for change in task.changes]
+        name = "MONAI Affine, image and label"
+        yield contestant(task, name, lambda: [change() for change in changes], SAMPLES)
 
 
-def monai_affine(task: Task) -> Callable[[], object]:
+def monai_affine(task: Task, change: Change) -> Callable[[], Any]:
     """MONAI's flip, shift and scale in one resample: linear for the image, nearest for the label."""
     import torch
     from monai.transforms.spatial.dictionary import Affined
 
-    change: Any = Affined(
-        keys=["image", "label"],
-        translate_params=(1.3, -2.0, 0.7),
-        scale_params=(1.07, 1.07, -1.07),
-        spatial_size=task.canvas,
-        mode=["bilinear", "nearest"],
-        padding_mode="zeros",
-    )
-    sample = task.samples[0]
+    sample, matrix = change.sample, np.eye(4)
+    # Between coordinates from the middles of canvas and sample.
+    for axis, (line, side) in enumerate(zip(change.lines, sample.image.shape, strict=True)):
+        matrix[axis, axis], matrix[axis, 3] = line[1] - line[0], (line[0] + line[-1] - (side - 1)) / 2
+    how: dict[str, Any] = {"mode": ["bilinear", "nearest"], "padding_mode": "zeros"}
+    affine: Any = Affined(keys=["image", "label"], affine=matrix, spatial_size=task.canvas, **how)
     volumes = {"image": torch.from_numpy(sample.image)[None], "label": torch.from_numpy(sample.label)[None]}
-    return lambda: change(dict(volumes))
+    return lambda: affine(dict(volumes))
 
 
 def wholes(task: Task) -> Iterator[Contestant]:
     """All of the loader, with as many batches as hold three rounds of the samples."""
     size = task.options["batch_size"]
     count = -(-3 * SAMPLES // size)
-    for name, samples, threads in (
-        ("whole loader, 1 thread", task.samples, 1),
-        ("whole loader, 2 threads", task.samples, 2),
-        ("whole loader, 2 threads, from files", task.files, 2),
+    samples, files = [change.sample for change in task.changes], [change.file for change in task.changes]
+    for name, source, threads in (
+        ("whole loader, 1 thread", samples, 1),
+        ("whole loader, 2 threads", samples, 2),
+        ("whole loader, 2 threads, from files", files, 2),
     ):
 
-        def run(samples: Any = samples, threads: int = threads) -> None:
-            for _ in itertools.islice(batches(samples, **task.options, threads=threads), count):
+        def run(source: Any = source, threads: int = threads) -> None:
+            for _ in itertools.islice(batches(source, **task.options, threads=threads), count):
                 pass
 
         yield contestant(task, name, run, count * size)
 
 
-def training_step(task: Task) -> Contestant:
-    """The step of the configuration, on one device."""
+def steps(task: Task) -> Iterator[Contestant]:
+    """The step of the configuration on one device, without and with the loader at work."""
     config, mesh = task.config, make_mesh(1)
     model, optimizer = make_model(config.model, task.classes), make_optimizer(config.optim, 100)
     state = place_state(model, optimizer, 0, replicated(mesh))
-    lowered = lower_step(config, model, optimizer, state, mesh, canvas=task.canvas, partly_labelled=False)
-    step, size = lowered.compile(), config.train.batch_size
-    shapes = batch_shapes(size, task.canvas, task.classes)
-    batch = put_batch(mesh, {name: np.ones(shape.shape, shape.dtype) for name, shape in shapes.items()})
+    how: dict[str, Any] = {"canvas": task.canvas, "partly_labelled": False}
+    step, known = benchmark.compiled(lambda: lower_step(config, model, optimizer, state, mesh, **how))
+    loader = batches([change.sample for change in task.changes], **task.options)
+    fed = (put_batch(mesh, arrays_of(batch)) for batch in loader)
 
-    def run() -> None:
+    def run(feed: Iterator[Any]) -> None:
         nonlocal state
-        state, metrics = step(state, batch)
-        jax.block_until_ready(metrics)
+        for batch in itertools.islice(feed, STEPS):
+            state, _ = step(state, batch)
+        jax.block_until_ready(state)
 
-    return contestant(task, "training step", run, size)
-
-
-def show(name: str, task: Task, rows: list[dict[str, Any]]) -> None:
-    """Prints a line for each contestant, and how far the loader is ahead."""
-    voxels, shape = float(np.prod(task.canvas)), task.samples[0].image.shape
-    print(f"\n{name}: samples {shape}, canvas {task.canvas}, batches of {task.options['batch_size']}")
-    print(f"{'per sample':40}{'best':>11}{'median':>11}{'samples/s':>11}{'MB/s':>8}")
-    for row in rows:
-        rate = row["voxels_per_s"] / voxels
-        line = f"{row['name']:40}{1e3 / rate:8.2f} ms{1e3 / rate * row['median_s'] / row['best_s']:8.2f} ms"
-        line += f"{rate:11.0f}{rate * voxels * BYTES / 1e6:8.0f}"
-        print(line + (f"  faster than {row['beside']}: {each(rows, row['beside'], row):.1f} x" if row["ratio"] else ""))
-    by_name = {row["name"]: row["voxels_per_s"] for row in rows}
-    if "training step" in by_name:
-        ahead = by_name["whole loader, 2 threads"] / by_name["training step"]
-        print(f"the loader makes batches {ahead:.0f} times as fast as the step takes them", flush=True)
+    for name, feed, beside in ((FIXED, itertools.repeat(next(fed)), ""), (FED, fed, FIXED)):
+        yield contestant(task, name, partial(run, feed), STEPS * config.train.batch_size, beside)._replace(**known)
 
 
-def each(rows: list[dict[str, Any]], beside: str, row: Mapping[str, Any]) -> float:
-    """How many times as fast a row goes through a sample as another one."""
-    (other,) = (other["voxels_per_s"] for other in rows if other["name"] == beside)
-    return row["voxels_per_s"] / other
+def verdict(rows: list[Row]) -> str:
+    """Says how far the loader is ahead of the step, and what it takes from it."""
+    seconds = {row["name"]: row["best_s"] for row in rows}
+    if FED not in seconds:
+        return ""
+    ahead, longer = seconds[FIXED] / seconds["whole loader, 2 threads"], seconds[FED] / seconds[FIXED] - 1
+    return f"alone, the loader is {digits(ahead)} times as fast as the step; beside it, the step takes {longer:+.1%}\n"
 
 
 def parse() -> argparse.Namespace:

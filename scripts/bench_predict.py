@@ -3,14 +3,18 @@
 
 Ours is what `ars-jax predict` runs on a prepared image: windows that overlap by half, their probabilities weighted
 towards the middle, and the label map on the host. Beside it stand MONAI's `VNet` and its `sliding_window_inference`
-with the same overlap, Gaussian weights and the label map on the host. The variant is "monai" unless told otherwise.
+with the same overlap and the label map on the host. The windows' weights are not the same: ours fall off as a triangle,
+MONAI's as a Gaussian (its other choice is the same weight everywhere), and MONAI's add logits where ours add
+probabilities. The variant is "monai" unless told otherwise.
 """
 
 import argparse
 import itertools
+import sys
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
+from unittest.mock import MagicMock
 
 import benchmark
 import jax.numpy as jnp
@@ -20,29 +24,30 @@ from benchmark import Contestant
 
 from ars_jax.data.plan import Plan
 from ars_jax.models import VNet
-from ars_jax.predict import WINDOW_OVERLAP, Network, predict_array, window_starts
 from ars_jax.train.state import place_state
 
+if not find_spec("SimpleITK"):
+    sys.modules["SimpleITK"] = MagicMock()  # it reads image files, of which there are none here
+
+from ars_jax.predict import WINDOW_OVERLAP, Network, predict_array, window_starts
+
 Sides = tuple[int, int, int]
+MONAI = "MONAI VNet, PyTorch"
 
 
 def main() -> None:
     """Times whole volumes, then sliding windows, and prints a table for each."""
     arguments = parse()
-    facts = benchmark.facts() | {"dtype": arguments.dtype, "variant": arguments.variant}
-    benchmark.introduce(facts, {})
+    report = benchmark.begin(arguments, ("torch", "monai"))
+    device = report.facts["torch_device"]
     image = np.random.default_rng(0).standard_normal(arguments.shape, np.float32)
-    theirs = arguments.torch and find_spec("torch") and find_spec("monai")
-    parts = {}
     for name, patch in (("whole", None), ("sliding window", tuple(arguments.patch))):
         contestants = [ours(image, patch, arguments)]
-        if theirs:
-            contestants.append(monai(image, patch, arguments))
-        rows = benchmark.take_turns(contestants, arguments.rounds)
+        if device:
+            contestants.append(monai(image, patch, arguments, device))
         windows = "" if patch is None else f", {count_windows(image.shape, patch)} windows of {patch}"
-        benchmark.show(f"{name}: {image.shape} voxels{windows}, {arguments.classes} classes", rows, {})
-        parts[name] = rows
-    benchmark.write(arguments.json, facts, {}, parts)
+        title = f"{name}: {image.shape} voxels{windows}, {arguments.classes} classes, {arguments.dtype}"
+        benchmark.measure(report, title, contestants, arguments.rounds, benchmark.SPEED)
 
 
 def ours(image: np.ndarray, patch: Sides | None, arguments: argparse.Namespace) -> Contestant:
@@ -57,17 +62,16 @@ def ours(image: np.ndarray, patch: Sides | None, arguments: argparse.Namespace) 
     state = place_state(model, optax.identity(), 0)
     plan = Plan(labels=tuple(f"organ_{number}" for number in range(1, arguments.classes)), patch=patch)
     network = Network(model, state.params, state.batch_stats, plan)
-    name = f"V-Net {arguments.variant}"
-    return Contestant(name, "MONAI VNet, PyTorch", lambda: predict_array(network, image), image.size)
+    return Contestant(f"V-Net {arguments.variant}", MONAI, lambda: predict_array(network, image), image.size)
 
 
-def monai(image: np.ndarray, patch: Sides | None, arguments: argparse.Namespace) -> Contestant:
+def monai(image: np.ndarray, patch: Sides | None, arguments: argparse.Namespace, device: str) -> Contestant:
     """Makes a contestant of MONAI's prediction with a network that was never trained."""
     import torch
     from monai.inferers.utils import sliding_window_inference
     from monai.networks.nets.vnet import VNet as MonaiVNet
 
-    device = benchmark.torch_device()
+    torch.backends.cudnn.benchmark = True  # all windows are of one size
     model = MonaiVNet(spatial_dims=3, in_channels=1, out_channels=arguments.classes).to(device).eval()
     autocast = torch.autocast(device, getattr(torch, arguments.dtype), enabled=arguments.dtype != "float32")
     windows = {"roi_size": patch, "sw_batch_size": 1, "predictor": model, "overlap": WINDOW_OVERLAP, "mode": "gaussian"}
@@ -78,7 +82,7 @@ def monai(image: np.ndarray, patch: Sides | None, arguments: argparse.Namespace)
             logits = predict(torch.from_numpy(image)[None, None].to(device))
             return logits.argmax(1).to(torch.uint8).cpu().numpy()
 
-    return Contestant("MONAI VNet, PyTorch", "", run, image.size)
+    return Contestant(MONAI, "", run, image.size)
 
 
 def count_windows(shape: tuple[int, ...], patch: Sides) -> int:
