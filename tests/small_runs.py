@@ -4,7 +4,6 @@ import contextlib
 import functools
 import io
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,13 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import yaml
-from jax.experimental.compilation_cache import compilation_cache
 
 from ars_jax.cli import main
 from ars_jax.data.plan import Plan
 from ars_jax.data.volumes import write_volume
 from ars_jax.models import STRIDE, VNet
 from ars_jax.predict import Network
+from tests.compilation import quick_compilation as quick_compilation
 from tests.data.synthetic import LABELS, ct, grid
 
 CASES = 10
@@ -45,29 +44,6 @@ class SmallRun:
     config: Path
     folder: Path
     shown: str
-
-
-@contextlib.contextmanager
-def quick_compilation(base: Path) -> Iterator[None]:
-    """Compiles without optimisation and keeps it in a folder: compiling is nearly all that these tests cost.
-
-    Not to be nested. Programs compiled with and without optimisation differ by rounding.
-    """
-    settings = {
-        "jax_compilation_cache_dir": str(base / "compiled"),
-        "jax_persistent_cache_min_compile_time_secs": 0.2,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
-    for name, value in (settings | {"jax_disable_most_optimizations": True}).items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    try:
-        yield
-    finally:
-        for name, value in (before | {"jax_disable_most_optimizations": False}).items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
 
 
 def write_data_set(root: Path, cases: int = CASES) -> Path:

@@ -20,7 +20,7 @@ from ars_jax.models.convolution import (
     convolve,
     winograd_matrices,
 )
-from tests.small_runs import quick_compilation
+from tests.compilation import quick_compilation
 
 FORMS: tuple[Form, ...] = ("auto", "depth_sum", "depth_fold", "matmul")
 SHAPES = {

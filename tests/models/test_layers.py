@@ -10,7 +10,7 @@ import pytest
 
 from ars_jax.models import Convolution, Downsampling, PReLU, Upsampling, VNet
 from ars_jax.models.convolution import Form
-from tests.small_runs import quick_compilation
+from tests.compilation import quick_compilation
 
 LAYER = ("NDHWC", "DHWIO", "NDHWC")
 

@@ -9,12 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
+pytest.importorskip("torch", reason="PyTorch is not installed")
+pytest.importorskip("monai", reason="MONAI is not installed")
+
 import torch
 from monai.networks.nets.vnet import VNet as MonaiVNet
 
 from ars_jax.models import VNet
+from tests.compilation import quick_compilation
 from tests.models.monai_vnet import UP, narrow_vnet, params_of, statistics_of
-from tests.small_runs import quick_compilation
 
 SHAPE = (2, 32, 16, 32)
 """At the deepest stage 2 x 2 x 1 x 2 voxels are left for the batch statistics."""
