@@ -38,7 +38,8 @@ class Times(NamedTuple):
         load: reading the batch's samples, in a thread, maybe many steps before.
         augment: changing and stacking them, in that thread.
         wait: until the batch was there.
-        transfer: handing it to the devices; an accelerator may take it while the step before runs.
+        transfer: handing it to the devices; an accelerator may take it while the step before runs. With
+            `augment.device` also telling them to augment it; the augmenting itself they then do as part of the step.
         given: `time.perf_counter()` when the devices were given the step.
     """
 
