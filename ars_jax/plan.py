@@ -21,7 +21,7 @@ from ars_jax.data.layouts import find_dataset
 from ars_jax.data.prepare import padded_shape
 from ars_jax.errors import UserError
 from ars_jax.mesh import Mesh
-from ars_jax.models import STRIDE
+from ars_jax.models import STRIDE, packs_volumes
 from ars_jax.models.vnet import Remat
 from ars_jax.predict import make_model
 from ars_jax.train.compile import lower_step
@@ -324,7 +324,7 @@ def to_json(task: Task, costs: Sequence[StepCost], memory: int | None) -> dict[s
     return {
         "objective": config.loss.objective,
         "model": model,
-        "packed": device.platform == "tpu",
+        "packed": packs_volumes(device.platform),
         "parameters": count_parameters(state_shapes(task)),
         "canvas": task.canvas,
         "classes": task.classes,

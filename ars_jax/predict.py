@@ -20,7 +20,7 @@ from ars_jax.data.volumes import READABLE, WRITABLE, Volume, read_geometry, read
 from ars_jax.errors import UserError
 from ars_jax.files import write_json
 from ars_jax.mesh import make_mesh, replicated
-from ars_jax.models import VNet
+from ars_jax.models import VNet, packs_volumes
 
 WINDOW_OVERLAP = 0.5
 
@@ -192,7 +192,7 @@ def _probabilities(model: VNet, params: Any, batch_stats: Any, image: jax.Array)
 
 @partial(jax.jit, static_argnums=0)
 def _logits(model: VNet, params: Any, batch_stats: Any, image: jax.Array) -> jax.Array:
-    model = model.clone(packed=jax.default_backend() == "tpu")  # as in training: plain volumes take more memory there
+    model = model.clone(packed=packs_volumes(jax.default_backend()))  # as in training
     logits = model.apply({"params": params, "batch_stats": batch_stats}, image, train=False)
     return jnp.asarray(logits)
 

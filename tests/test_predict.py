@@ -23,6 +23,8 @@ from ars_jax.data.volumes import (
     write_volume,
 )
 from ars_jax.errors import UserError
+from ars_jax.models import packing, vnet
+from ars_jax.models.packing import Layout
 from ars_jax.options import read_config
 from ars_jax.predict import (
     load_network,
@@ -294,3 +296,20 @@ def test_logits_are_those_of_the_predicted_labels(patch: tuple[int, int, int] | 
     np.testing.assert_array_equal(logits.argmax(-1), predict_array(network, image))
     if patch is not None:
         np.testing.assert_allclose(np.exp(logits).sum(-1), 1, rtol=1e-5)
+
+
+def test_a_tpu_predicts_by_packed_volumes_what_others_predict_by_plain_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, packed = random_network(PLAN, seed=1), []
+    image = np.random.default_rng(0).normal(size=(16, 16, 32)).astype(np.float32)
+    plain = predict_logits(network, image)
+
+    def stage_layouts(*arguments: int) -> tuple[Layout, ...]:
+        packed.append(arguments)
+        return packing.stage_layouts(*arguments)
+
+    monkeypatch.setattr(vnet, "stage_layouts", stage_layouts)
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    # Another network, so that its program is another, with equal results.
+    network = dataclasses.replace(network, model=network.model.clone(dropout=0.1))
+    np.testing.assert_allclose(predict_logits(network, image), plain, rtol=1e-3, atol=1e-4)
+    assert packed == [(32, 2, 5)]

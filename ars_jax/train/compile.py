@@ -11,7 +11,7 @@ from jax.stages import Lowered
 from ars_jax.compiled import compiler_options
 from ars_jax.config import Config
 from ars_jax.mesh import Mesh, batch_shardings, replicated, state_shardings
-from ars_jax.models import VNet
+from ars_jax.models import VNet, packs_volumes
 from ars_jax.train.state import TrainState
 from ars_jax.train.step import make_loss, train_step
 
@@ -44,6 +44,7 @@ def lower_step(
     *,
     canvas: tuple[int, int, int],
     partly_labelled: bool,
+    platform: str | None = None,
 ) -> Lowered:
     """Lowers the step for the devices of a mesh, which need not be there; the state is donated.
 
@@ -58,12 +59,13 @@ def lower_step(
         mesh: the devices.
         canvas: voxels z, y, x of a sample.
         partly_labelled: see `train_step`.
+        platform: another kind of device than the mesh's ("cpu", "cuda" or "tpu"), to look at what it would be given.
 
     Returns:
         The lowered step, a function of state and batch.
     """
-    platform = mesh.devices.flat[0].platform
-    model = model.clone(packed=platform == "tpu")
+    target = platform or mesh.devices.flat[0].platform
+    model = model.clone(packed=packs_volumes(target))
     batch = batch_shapes(config.train.batch_size, canvas, model.classes)
     everywhere, lying = replicated(mesh), state_shardings(mesh, state, config.mesh.parameters)
     loss, parts = make_loss(config.loss), config.train.accumulate
@@ -76,6 +78,6 @@ def lower_step(
         in_shardings=(lying, batch_shardings(mesh, batch)),
         out_shardings=(lying, everywhere),
         donate_argnums=0,
-        compiler_options=compiler_options(platform, save_memory=model.remat != "none"),
+        compiler_options=compiler_options(target, save_memory=model.remat != "none"),
     )
-    return jitted.lower(state, batch)
+    return jitted.trace(state, batch).lower(lowering_platforms=platform and (platform,))

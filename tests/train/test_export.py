@@ -3,18 +3,22 @@
 import re
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import pytest
 from jax import export
 
-from ars_jax.config import LossConfig, OptimConfig
+from ars_jax.config import Config, DataConfig, LossConfig, OptimConfig, RunConfig
+from ars_jax.mesh import make_mesh
 from ars_jax.models import VNet
-from ars_jax.train.compile import batch_shapes
+from ars_jax.train.compile import batch_shapes, lower_step
 from ars_jax.train.state import TrainState, create_state
 from ars_jax.train.step import make_loss, make_optimizer, train_step
 
+CANVAS = (16, 16, 16)
 MODEL = VNet(classes=3, base_channels=2, kernel_size=3, dropout=0.2)
 OPTIMIZER = make_optimizer(OptimConfig(), steps=10)
 
@@ -32,14 +36,7 @@ def step() -> jax.stages.Wrapped:
 
 
 def exported(step: jax.stages.Wrapped, state: TrainState, platforms: Sequence[str]) -> export.Exported:
-    return export.export(step, platforms=platforms)(state, batch_shapes(1, (16, 16, 16), MODEL.classes))
-
-
-def convolved_axes(program: export.Exported) -> set[int]:
-    """The numbers of spatial axes that the convolutions of a program have."""
-    return {
-        len(re.findall(r"\d", axes)) for axes in re.findall(r"dim_numbers = \[b?f?, ([^\]]*)\]x", program.mlir_module())
-    }
+    return export.export(step, platforms=platforms)(state, batch_shapes(1, CANVAS, MODEL.classes))
 
 
 def test_the_step_lowers_for_cpu_gpu_and_tpu(step: jax.stages.Wrapped, state: TrainState) -> None:
@@ -52,22 +49,20 @@ def test_the_step_lowers_for_cpu_gpu_and_tpu(step: jax.stages.Wrapped, state: Tr
     assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), after) == before
 
 
-def test_the_step_lowers_for_a_tpu_as_it_is_compiled_there(state: TrainState) -> None:
-    """Packed, in bfloat16 and with stages computed again; the parameters are those of the plain network."""
-    model = MODEL.clone(packed=True, dtype=jnp.bfloat16, remat="stages")
-    loss = make_loss(LossConfig(objective="baseline+ars", grid=2))
-    step = jax.jit(partial(train_step, model, OPTIMIZER, loss, True), donate_argnums=0)
-    program = exported(step, state, ("tpu",))
-    assert program.platforms == ("tpu",)
-    assert convolved_axes(program) == {3}
-    after, _ = jax.tree.unflatten(program.out_tree, program.out_avals)
-    before = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), state)
-    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), after) == before
-
-
-@pytest.mark.parametrize(("platforms", "axes"), [(("cuda", "tpu"), {3}), (("cpu",), {2})])
-def test_convolutions_have_the_form_for_the_devices_that_are_compiled_for(
-    step: jax.stages.Wrapped, state: TrainState, platforms: Sequence[str], axes: set[int]
+@pytest.mark.parametrize(("platform", "axes", "depth"), [("cpu", 2, None), ("cuda", 3, 16), ("tpu", 3, 8)])
+def test_the_step_that_is_compiled_has_the_form_for_its_devices(
+    state: TrainState, platform: str, axes: int, depth: int | None
 ) -> None:
-    """Not the form for this machine: accelerators convolve volumes, a CPU the planes that they are made of."""
-    assert convolved_axes(exported(step, state, platforms)) == axes
+    """Not for this machine: accelerators convolve volumes, a CPU the planes of them; and only TPUs have them packed."""
+    folder = Path("nowhere")
+    config = Config(DataConfig(folder), RunConfig(folder), loss=LossConfig(grid=2))
+    model = MODEL.clone(dtype=jnp.bfloat16, remat="stages")
+    lowered = lower_step(
+        config, model, OPTIMIZER, state, make_mesh(1), canvas=CANVAS, partly_labelled=True, platform=platform
+    )
+    shapes = re.findall(r"stablehlo\.convolution.*: \(tensor<([0-9x]+)x[a-z]", lowered.as_text())
+    sides = [[int(side) for side in shape.split("x")] for shape in shapes]
+    assert {len(shape) - 2 for shape in sides} == {axes}
+    assert depth is None or max(shape[1] for shape in sides) == depth
+    jax.tree.map(lambda before, after: chex.assert_equal_shape([before, after]), state, lowered.out_info[0])
+    assert jax.tree.map(lambda leaf: leaf.dtype, lowered.out_info[0]) == jax.tree.map(lambda leaf: leaf.dtype, state)
