@@ -65,9 +65,11 @@ def joined(
         yield
         return
     _join(arguments, timeout)
-    with _watched(), ended_together():
-        yield
-    jax.distributed.shutdown()
+    try:
+        with _watched(), ended_together():
+            yield
+    finally:  # which all come to: also those that were told to stop, after the same step
+        jax.distributed.shutdown()
 
 
 def check_launch(
@@ -166,6 +168,8 @@ def barrier() -> None:
 def ended_together() -> Iterator[None]:
     """Ends every process with the message of the one in which something was raised; a process alone is let be.
 
+    What is no error, such as `StoppedError`, is raised in all of them.
+
     It has to be the innermost of blocks whose end waits for the other processes: they would never come.
 
     Yields:
@@ -203,8 +207,9 @@ def _join(arguments: Mapping[str, Any], timeout: float) -> None:
         )
         _leave(f"ars-jax: {error}", 2)
     except ValueError as error:
-        wanted, fix = "Slurm, Open MPI or a TPU pod", "give --coordinator, --processes and --process"
-        raise UserError("--distributed", found=error, wanted=wanted, fix=fix) from error
+        found, wanted = f"none of them ({_short(error)})", "Slurm, Open MPI or a TPU pod"
+        fix = "give --coordinator, --processes and --process"
+        raise UserError("--distributed", found=found, wanted=wanted, fix=fix) from error
     except (RuntimeError, OSError) as error:
         fix = "check address and port, and that nothing else listens there"
         raise UserError(place, found=str(error)[:200], wanted="a place to meet", fix=fix) from error

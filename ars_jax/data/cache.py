@@ -158,6 +158,25 @@ def sample_shape(path: str | Path) -> tuple[int, int, int]:
         raise _damaged(path, error) from error
 
 
+def sample_labelled(path: str | Path) -> tuple[bool, ...]:
+    """Reads only which classes of a prepared case were drawn.
+
+    Args:
+        path: an .npz file of the cache.
+
+    Returns:
+        Whether, for background and every organ.
+
+    Raises:
+        UserError: no such file, or damaged.
+    """
+    try:
+        with Path(path).open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+            return tuple(map(bool, file["labelled"]))
+    except _UNREADABLE as error:
+        raise _damaged(path, error) from error
+
+
 def is_intact(path: Path) -> bool:
     """Whether a prepared case is there and can be read to its end."""
     if not path.exists():

@@ -5,11 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from ars_jax.config import Config, Role, make_plan
 from ars_jax.data.augment import X_AXIS, Augmentation
-from ars_jax.data.cache import cache_key, image_digest, load_sample
+from ars_jax.data.cache import cache_key, image_digest, load_sample, sample_labelled, sample_shape
 from ars_jax.data.cases import Case, Dataset
 from ars_jax.data.layouts import find_dataset
 from ars_jax.data.plan import Plan, Sample, read_plan
@@ -19,6 +17,7 @@ from ars_jax.data.splits import ROLES, CaseSplit, split_cases
 from ars_jax.errors import UserError
 from ars_jax.files import read_json, write_json
 from ars_jax.models import STRIDE
+from ars_jax.processes import count, from_first, index
 
 Progress = Callable[[int, int, str], None]
 Split = Mapping[str, Mapping[str, str]]
@@ -30,8 +29,10 @@ class Inputs:
 
     Attributes:
         plan: with its canvas.
-        training: prepared training cases.
-        validation: prepared validation cases.
+        files: prepared training cases on disk.
+        training: the same in memory; empty where several processes train, each of which reads what it needs.
+        validation: prepared validation cases; of several processes each has its share, the first one the first case.
+        largest: voxels z, y, x that hold every prepared training case.
         partly_labelled: whether some training case says that an organ was not drawn.
         split: "train", "validation" and, if cases were kept for it, "test": each the names of its cases with the hash
             of what they are prepared from; and "images": the names of training and validation cases with the hash of
@@ -40,8 +41,10 @@ class Inputs:
     """
 
     plan: Plan
+    files: tuple[Path, ...]
     training: tuple[Sample, ...]
     validation: tuple[Sample, ...]
+    largest: tuple[int, int, int]
     partly_labelled: bool
     split: Split
     unused: int = 0
@@ -81,6 +84,8 @@ def cache_folder(config: Config) -> Path:
 def prepare_inputs(config: Config, progress: Progress | None = None) -> Inputs:
     """Prepares the training and validation cases of a configuration into its cache and loads them.
 
+    Of several processes the first prepares them, in a cache that all can read.
+
     Args:
         config: the configuration.
         progress: called after every case with the number done, the number of all and the name.
@@ -91,21 +96,37 @@ def prepare_inputs(config: Config, progress: Progress | None = None) -> Inputs:
     Raises:
         UserError: the first faulty file, or values that contradict each other.
     """
-    dataset, (training, validation, test) = find_cases(config)
+    dataset, cases = find_cases(config)
     plan = make_plan(config, tuple(dataset.labels), STRIDE)
-    seen = (*training, *validation)
-    prepared = prepare_dataset(seen, dataset.labels, plan, cache_folder(config), progress)
-    plan = complete_plan(plan, [item.path for item in prepared[: len(training)]])
-    samples = tuple(load_sample(item.path) for item in prepared)
-    train_samples, validation_samples = samples[: len(training)], samples[len(training) :]
-    partly = not all(np.all(sample.labelled) for sample in train_samples)
+    paths, split = from_first(lambda: _prepare(dataset, cases, plan, cache_folder(config), progress))
+    files = tuple(map(Path, paths))
+    train_files, validation_files = files[: len(cases.training)], files[len(cases.training) :]
+    z, y, x = (max(sides) for sides in zip(*map(sample_shape, train_files), strict=True))
+    return Inputs(
+        complete_plan(plan, train_files),
+        train_files,
+        tuple(map(load_sample, train_files)) if count() == 1 else (),
+        tuple(map(load_sample, validation_files[index() :: count()])),
+        (z, y, x),
+        not all(all(sample_labelled(file)) for file in train_files),
+        split,
+        sum(case.labelled for case in dataset.cases) - sum(map(len, cases)),
+    )
+
+
+def _prepare(
+    dataset: Dataset, cases: CaseSplit, plan: Plan, cache: Path, progress: Progress | None
+) -> tuple[list[str], Split]:
+    """Prepares training and validation cases; returns their files, and the split with its hashes."""
+    seen = (*cases.training, *cases.validation)
+    prepared = prepare_dataset(seen, dataset.labels, plan, cache, progress)
     keys = {case.name: item.source.key for case, item in zip(seen, prepared, strict=True)}
-    keys |= {case.name: cache_key(case, dataset.labels, plan) for case in test}
-    roles = zip(ROLES, (training, validation, test), strict=True)
-    split = {role: {case.name: keys[case.name] for case in cases} for role, cases in roles if cases}
+    keys |= {case.name: cache_key(case, dataset.labels, plan) for case in cases.test}
+    split = {
+        role: {case.name: keys[case.name] for case in part} for role, part in zip(ROLES, cases, strict=True) if part
+    }
     split["images"] = {case.name: item.source.image for case, item in zip(seen, prepared, strict=True)}
-    unused = sum(case.labelled for case in dataset.cases) - len(keys)
-    return Inputs(plan, train_samples, validation_samples, partly, split, unused)
+    return [str(item.path) for item in prepared], split
 
 
 def write_split(path: Path, split: Split) -> None:

@@ -78,7 +78,8 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Program, Program
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, variant="monai"))
     long = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=500))
     samples = (small_sample(0),) * 9
-    inputs = Inputs(dataclasses.replace(PLAN, canvas=CANVAS), samples, samples, False, {"train": {}, "validation": {}})
+    plan, split = dataclasses.replace(PLAN, canvas=CANVAS), {"train": {}, "validation": {}}
+    inputs = Inputs(plan, (folder / "case.npz",) * 9, samples, samples, CANVAS, False, split)
     setup = loop._set_up(config, inputs)
     alone = dataclasses.replace(loop._set_up(long, inputs), mesh=make_mesh(1))
     first = place_state(setup.model, setup.optimizer, config.train.seed, replicated(setup.mesh))
