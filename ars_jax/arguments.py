@@ -6,7 +6,7 @@ from typing import Any, Literal
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveFloat
 
-from ars_jax.config import TOLERANCE_MM, Convention, Layout, Role
+from ars_jax.config import TOLERANCE_MM, Convention, Layout, Remat, Role
 from ars_jax.options import add_config, add_experiment
 
 DEMO_CASES = 60
@@ -55,7 +55,7 @@ def plan_arguments(parser: ArgumentParser) -> None:
     parser.set_defaults({"data.root": Path("data"), "run.dir": Path("runs/plan")})
     parser.add_argument(
         "--remat",
-        type=Literal["all", "none", "convolutions", "stages"],
+        type=Literal["all", Remat],
         default="all",
         help="the policy to plan, as in model.remat; each one is compiled",
     )

@@ -27,6 +27,7 @@ Layout = Literal["auto", "msd", "folders", "btcv", "lits", "pddca", "dicom"]
 Convention = Literal["paper-boundary", "paper-volume", "monai", "medpy", "deepmind"]
 TOLERANCE_MM = 2.0
 Role = Literal["validation", "test"]
+Remat = Literal["none", "convolutions", "stages"]
 Sides = tuple[int, int, int]
 
 _MOST, _MOST_EPOCHS, _MOST_CHANNELS, _LARGEST_KERNEL = 2**32, 1_000_000, 4096, 31
@@ -134,7 +135,7 @@ class ModelConfig:
     kernel_size: int = 5
     dropout: float = 0.0
     dtype: Literal["float32", "bfloat16"] = "float32"
-    remat: Literal["none", "convolutions", "stages"] = "none"
+    remat: Remat = "none"
 
 
 @dataclasses.dataclass(frozen=True)

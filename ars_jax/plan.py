@@ -16,13 +16,12 @@ import jax
 from rich import box
 from rich.table import Table
 
-from ars_jax.config import Config
+from ars_jax.config import Config, Remat
 from ars_jax.data.layouts import find_dataset
 from ars_jax.data.prepare import padded_shape
 from ars_jax.errors import UserError
 from ars_jax.mesh import Mesh
 from ars_jax.models import STRIDE, packs_volumes
-from ars_jax.models.vnet import Remat
 from ars_jax.predict import make_model
 from ars_jax.train.compile import lower_step
 from ars_jax.train.devices import check_depth, training_mesh

@@ -173,8 +173,10 @@ def convolve_laid_out(x: jax.Array, kernel: jax.Array, layout: Layout) -> jax.Ar
         `[b slabs, z / p, y / q, x / (slabs r), f p q r]`.
 
     Raises:
-        ValueError: a kernel that reaches beyond the neighbouring slabs.
+        ValueError: a kernel of an even side, or one that reaches beyond the neighbouring slabs.
     """
+    if len(kernel) % 2 == 0:
+        raise ValueError(f"kernel: found a side of {len(kernel)}; wanted an odd one, so that the shape is kept")
     packed = pack_convolution(kernel, layout.pack)
     z, y, w = (side // 2 for side in packed.shape[:3])
     if layout.slabs > 1 and w:

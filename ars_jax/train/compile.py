@@ -80,4 +80,4 @@ def lower_step(
         donate_argnums=0,
         compiler_options=compiler_options(target, save_memory=model.remat != "none"),
     )
-    return jitted.trace(state, batch).lower(lowering_platforms=platform and (platform,))
+    return jitted.trace(state, batch).lower(lowering_platforms=(platform,) if platform else None)

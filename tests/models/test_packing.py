@@ -94,6 +94,11 @@ def test_a_kernel_that_reaches_beyond_the_next_slab_is_refused() -> None:
         convolve_laid_out(lay(volume((*SHAPE, 1)), layout), volume((7, 7, 7, 1, 1)), layout)
 
 
+def test_an_even_kernel_is_refused() -> None:
+    with pytest.raises(ValueError, match="kernel: found a side of 4; wanted an odd one"):
+        convolve_laid_out(lay(volume((*SHAPE, 1)), LAYOUTS[0]), volume((4, 4, 4, 1, 1)), LAYOUTS[0])
+
+
 def test_a_kernel_of_blocks_holds_every_number_once_for_each_voxel_of_a_block() -> None:
     kernel = jnp.arange(1.0, 1 + 5**3 * 6).reshape(5, 5, 5, 3, 2)
     packed = np.asarray(pack_convolution(kernel, (2, 2, 2)))
@@ -131,6 +136,33 @@ def test_a_layer_of_what_is_laid_out_is_the_plain_one(name: str) -> None:
         return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(variables, x)
 
     chex.assert_trees_all_close(outcome(before, after), outcome(PLAIN, PLAIN), rtol=1e-4, atol=1e-3)
+
+
+def test_the_layouts_of_the_papers_stages_follow_each_other() -> None:
+    """Down from blocks of 4 to blocks of 2 to plain volumes and up again, in 8 slabs: result and gradients."""
+    x, rng = volume((1, 4, 8, 32, 2)), np.random.default_rng(1)
+    shapes = {"first": (5, 5, 5, 2, 2), "down": (2, 2, 2, 2, 4), "second": (5, 5, 5, 4, 4), "deep": (2, 2, 2, 4, 8)}
+    shapes |= {"up": (2, 2, 2, 8, 4), "last": (2, 2, 2, 4, 2)}
+    kernels = {name: jnp.asarray(rng.normal(0, 0.1, shape), jnp.float32) for name, shape in shapes.items()}
+
+    def apply(layer: nn.Module, name: str, kernels: Any, x: jax.Array) -> Any:
+        return layer.apply({"params": {"kernel": kernels[name]}}, x)
+
+    def outcome(fine: Layout, coarse: Layout) -> Any:
+        def loss(kernels: Any, x: jax.Array) -> Any:
+            y = apply(Convolution(2, 5, form="native", layout=fine), "first", kernels, lay(x, fine))
+            y = apply(Downsampling(4, before=fine, after=coarse), "down", kernels, y)
+            skip = apply(Convolution(4, 5, form="native", layout=coarse), "second", kernels, y)
+            y = change_slabs(apply(Downsampling(8, before=coarse), "deep", kernels, skip), coarse.slabs, 1)
+            y = apply(Upsampling(4, after=coarse), "up", kernels, change_slabs(y, 1, coarse.slabs))
+            y = lay_plain(apply(Upsampling(2, before=coarse, after=fine), "last", kernels, y + skip), fine)
+            return (y * volume(y.shape, seed=3)).sum(), y
+
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(kernels, x)
+
+    fine, coarse, deep, *_ = stage_layouts(256, 16, 5)
+    assert (fine.slabs, coarse.slabs, deep) == (8, 8, PLAIN)
+    chex.assert_trees_all_close(outcome(fine, coarse), outcome(PLAIN, PLAIN), rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize("train", [True, False])
