@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-Form = Literal["auto", "native", "depth_sum", "depth_fold", "winograd", "matmul"]
+Form = Literal["auto", "native", "divided", "depth_sum", "depth_fold", "winograd", "matmul"]
 
 MATMUL_VOXELS = 200
 """On a CPU, volumes up to this many voxels run fastest as one matrix product over gathered patches."""
@@ -38,7 +38,8 @@ def convolve(x: jax.Array, kernel: jax.Array, form: Form = "auto") -> jax.Array:
         kernel: `[k, k, k, c, f]` with odd k.
         form: `"native"` (XLA's 3-D convolution), `"depth_sum"` (a sum over the kernel's depth of 2-D convolutions),
             `"depth_fold"` (one 2-D convolution of the input's depth-shifted copies), `"winograd"` (2-D convolutions of
-            transformed planes; k of 3 or 5), `"matmul"` (gathered patches times the kernel), or `"auto"`: native where
+            transformed planes; k of 3 or 5), `"matmul"` (gathered patches times the kernel), `"divided"` (for volumes
+            whose depth is divided over devices, see `_divided`), or `"auto"`: native where
             the program is compiled for anything but a CPU; on a CPU the fastest one for the shape, in float32, and the
             gradients by their own fastest forms. `"auto"` has gradients of every order, but no forward mode
             (`jax.jvp`); all others have both.
@@ -82,6 +83,15 @@ def _evaluation(points: tuple[float, ...], columns: int) -> np.ndarray:
 
 def _native(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return jax.lax.conv_general_dilated(x, kernel, (1, 1, 1), "SAME", dimension_numbers=("NDHWC", "DHWIO", "NDHWC"))
+
+
+def _divided(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The forms that the partitioner divides along the depth by exchanging borders alone.
+
+    Planes of several volumes side by side, as the forms for CPUs have them, would be gathered first; so would, for the
+    native form's kernel gradient, volumes of no more planes than the kernel.
+    """
+    return _native(x, kernel) if x.shape[1] > len(kernel) else _matmul(x, kernel)
 
 
 def _depth_sum(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -130,6 +140,7 @@ _fastest.defvjp(_fastest_forward, _fastest_backward)
 _FORMS = {
     "auto": _fastest,
     "native": _native,
+    "divided": _divided,
     "depth_sum": _depth_sum,
     "depth_fold": _depth_fold,
     "winograd": _winograd,
