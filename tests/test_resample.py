@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from ars_jax.data.augment import UNCHANGED, Augmentation, Draw, apply, draw, place
+from ars_jax.data.augment import UNCHANGED, Augmentation, Draw, apply, draw
 from ars_jax.data.plan import Sample
 from ars_jax.data.staging import OUTSIDE, stage, staging_shape
 from ars_jax.mesh import by_batch, make_mesh, put_batch
@@ -92,7 +92,7 @@ def test_what_is_not_drawn_is_placed() -> None:
     staged = staged_batch([UNCHANGED] * 4, SAMPLES[:4])
     found = jax.jit(partial(resample, canvas=CANVAS, swap=SWAP))(staged)
     for row, sample in enumerate(SAMPLES[:4]):
-        expected = place(sample, CANVAS, FILL)
+        expected = apply(UNCHANGED, sample, CANVAS, (), FILL)
         np.testing.assert_array_equal(found["label"][row], expected.label)
         np.testing.assert_allclose(found["image"][row, ..., 0], expected.image, atol=1e-6)
 

@@ -121,39 +121,6 @@ def apply(drawn: Draw, sample: Sample, canvas: Sequence[int], swap: Sequence[tup
     return Sample(sample.name, image, label, labelled)
 
 
-def augment(
-    rng: np.random.Generator, sample: Sample, canvas: Sequence[int], augmentation: Augmentation, fill: float
-) -> Sample:
-    """Flips, shifts and scales a sample at random and lays it on the canvas: `draw`, then `apply`.
-
-    Args:
-        rng: source of all randomness.
-        sample: image float32 [z, y, x] and label.
-        canvas: voxels z, y, x of the result.
-        augmentation: the ranges.
-        fill: image value outside of the sample.
-
-    Returns:
-        The sample on the canvas; the same name, element types and number of classes.
-    """
-    drawn = draw(rng, sample.label.shape, canvas, augmentation)
-    return apply(drawn, sample, canvas, augmentation.swap, fill)
-
-
-def place(sample: Sample, canvas: Sequence[int], fill: float) -> Sample:
-    """Lays a sample unchanged on the middle of the canvas; what does not fit is cut off on both sides.
-
-    Args:
-        sample: image float32 [z, y, x] and label.
-        canvas: voxels z, y, x of the result.
-        fill: image value outside of the sample.
-
-    Returns:
-        The sample on the canvas, at the place that `prepare.pad_to` would give it.
-    """
-    return apply(UNCHANGED, sample, canvas, (), fill)
-
-
 def shift_limit(side: int, target: int, scale: float, translate: float) -> float:
     """Largest shift along one axis, in canvas voxels.
 

@@ -6,13 +6,12 @@ from scipy import ndimage
 
 from ars_jax.data import augment as module
 from ars_jax.data.augment import (
+    UNCHANGED,
     Augmentation,
     Draw,
     apply,
-    augment,
     draw,
     exchange_table,
-    place,
     sample_linear,
     sample_nearest,
     shift_limit,
@@ -30,6 +29,16 @@ def sample_of(shape: tuple[int, ...] = SHAPE, seed: int = 0) -> Sample:
     rng = np.random.default_rng(seed)
     label = rng.integers(0, 4, shape, dtype=np.uint8)
     return Sample("case", rng.normal(size=shape).astype(np.float32), label, np.array([True, True, False, True]))
+
+
+def augment(
+    rng: np.random.Generator, sample: Sample, canvas: tuple[int, ...], augmentation: Augmentation, fill: float
+) -> Sample:
+    return apply(draw(rng, sample.label.shape, canvas, augmentation), sample, canvas, augmentation.swap, fill)
+
+
+def place(sample: Sample, canvas: tuple[int, ...], fill: float) -> Sample:
+    return apply(UNCHANGED, sample, canvas, (), fill)
 
 
 def lines_of(shape: tuple[int, ...], canvas: tuple[int, ...], **change) -> list[np.ndarray]:
@@ -64,16 +73,6 @@ def test_slabs_are_the_whole(monkeypatch, size):
     whole = sample_linear(sample.image, lines, -1)
     monkeypatch.setattr(module, "_SLAB_BYTES", size)
     np.testing.assert_array_equal(sample_linear(sample.image, lines, -1), whole)
-
-
-def test_augmenting_is_drawing_then_applying():
-    sample, canvas = sample_of(), (6, 9, 8)
-    drawn = draw(np.random.default_rng(7), SHAPE, canvas, EVERYTHING)
-    applied = apply(drawn, sample, canvas, EVERYTHING.swap, -1)
-    whole = augment(np.random.default_rng(7), sample, canvas, EVERYTHING, -1)
-    np.testing.assert_array_equal(applied.image, whole.image)
-    np.testing.assert_array_equal(applied.label, whole.label)
-    np.testing.assert_array_equal(applied.labelled, whole.labelled)
 
 
 def test_a_draw_is_plain_numbers():

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from ars_jax.data.augment import Augmentation, augment
+from ars_jax.data.augment import Augmentation, apply, draw
 from ars_jax.data.cache import load_sample, save_sample
 from ars_jax.data.loader import Batch, arrays_of, batches, batches_per_epoch, prefetched, sample_at
 from ars_jax.data.plan import Sample
@@ -114,9 +114,9 @@ def test_each_sample_is_augmented_by_its_own_generator():
     (batch,) = take(1, samples, start=4)
     for row, position in enumerate((8, 9)):
         epoch, index = sample_at(position, 3, seed=3)
-        expected = augment(
-            np.random.default_rng((3, epoch, index)), samples[index], CANVAS, RANDOM, fill_value(samples[index].image)
-        )
+        sample = samples[index]
+        drawn = draw(np.random.default_rng((3, epoch, index)), sample.label.shape, CANVAS, RANDOM)
+        expected = apply(drawn, sample, CANVAS, RANDOM.swap, fill_value(sample.image))
         np.testing.assert_array_equal(batch["image"][row, ..., 0], expected.image)
         np.testing.assert_array_equal(batch["label"][row], expected.label)
         np.testing.assert_array_equal(batch["labelled"][row], expected.labelled)

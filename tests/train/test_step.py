@@ -16,7 +16,7 @@ from rich.console import Console
 
 from ars_jax import losses
 from ars_jax.config import LossConfig, Objective, OptimConfig
-from ars_jax.data.augment import place
+from ars_jax.data.augment import UNCHANGED, apply
 from ars_jax.data.plan import Sample
 from ars_jax.data.prepare import normalised
 from ars_jax.mesh import Mesh, make_mesh, put_batch, replicated
@@ -43,7 +43,8 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def small_sample(seed: int) -> Sample:
     image, label = ct(grid(CANVAS), seed)
     channels = np.searchsorted([0, *LABELS.values()], label.array).astype(np.uint8)
-    return place(Sample("case", normalised(image.array, PLAN), channels, np.ones(3, bool)), CANVAS, -1)
+    sample = Sample("case", normalised(image.array, PLAN), channels, np.ones(3, bool))
+    return apply(UNCHANGED, sample, CANVAS, (), -1)
 
 
 def batch_of(samples: list[Sample]) -> dict[str, np.ndarray]:
