@@ -34,7 +34,7 @@ import benchmark
 import jax
 import jax.numpy as jnp
 import numpy as np
-from benchmark import Columns, Contestant, Report, Row, column
+from benchmark import Columns, Contestant, Report, Row, column, digits
 
 from ars_jax.config import Config, DataConfig, LossConfig, OptimConfig, RunConfig, TrainConfig
 from ars_jax.mesh import make_mesh
@@ -297,7 +297,9 @@ def trace(arguments: argparse.Namespace, report: Report) -> None:
         if arguments.trace:
             arguments.trace.write_bytes(gzip.compress(file.read_bytes()))
         rows = operations(file)
-    benchmark.keep(report, f"trace: {ours.name}, {LONGEST} longest operations of {len(rows)}", rows[:LONGEST], SHARES)
+    total = digits(sum(row["ms_per_step"] for row in rows))
+    title = f"trace: {ours.name}, {LONGEST} longest of {len(rows)} operations of {total} ms together"
+    benchmark.keep(report, title, rows[:LONGEST], SHARES)
 
 
 def operations(file: Path) -> list[Row]:
