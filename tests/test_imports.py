@@ -90,7 +90,6 @@ WITHOUT_JAX = (
     "options.py",
     "arguments.py",
     "errors.py",
-    "allocator.py",
     "__init__.py",
 )
 SHARDING_NAMES = {"Mesh", "PartitionSpec", "NamedSharding", "P", "make_mesh"}
