@@ -177,11 +177,13 @@ def _check(arguments: Namespace, console: Console) -> None:
 
 
 def _train(arguments: Namespace, console: Console) -> None:
+    from ars_jax.processes import is_first
     from ars_jax.train.loop import train
 
     config = build_config(arguments)
     train(config, resume=arguments.resume, console=console)
-    console.print(f"run in {config.run.dir}; next: ars-jax evaluate {config.run.dir}", soft_wrap=True)
+    if is_first():
+        console.print(f"run in {config.run.dir}; next: ars-jax evaluate {config.run.dir}", soft_wrap=True)
 
 
 def _plan(arguments: Namespace, console: Console) -> None:

@@ -26,6 +26,7 @@ from ars_jax.mesh import Mesh, batch_shardings, local_rows, on_one_device, put_b
 from ars_jax.models import VNet
 from ars_jax.options import read_config
 from ars_jax.predict import Network, make_model
+from ars_jax.processes import ended_together, is_first
 from ars_jax.resample import resample
 from ars_jax.train.compile import batch_shapes, lower_step
 from ars_jax.train.devices import check_depth, training_mesh
@@ -66,7 +67,8 @@ def train(config: Config, *, resume: bool = False, console: Console | None = Non
     """Trains a network and leaves a run folder.
 
     The folder holds config.yaml, plan.json, metrics.jsonl and checkpoints: the newest, and the best by validation DSC;
-    also maps, if the configuration asks for them.
+    also maps, if the configuration asks for them. Of several processes (see `processes.joined`), which have to share
+    the file system, each loads and validates its part, and the first alone writes what is not a checkpoint.
 
     Args:
         config: everything that decides the run.
@@ -80,7 +82,7 @@ def train(config: Config, *, resume: bool = False, console: Console | None = Non
     Raises:
         UserError: a faulty configuration or data set, a run folder that is taken, or a loss that is not finite.
     """
-    console = console or Console(quiet=True)
+    console = console if console and is_first() else Console(quiet=True)
     config = with_absolute_paths(config)
     _check_run(config, resume)
     with preparation_progress(console) as update:
@@ -88,11 +90,13 @@ def train(config: Config, *, resume: bool = False, console: Console | None = Non
     setup = _set_up(config, inputs)
     if resume:
         _check_same_inputs(config.run.dir, inputs)
-    else:
+    elif is_first():
         _write_setup(config, inputs)
+    log = config.run.dir / "metrics.jsonl" if is_first() else None
     with (
         checkpoints(config.run.dir / "checkpoints") as manager,
-        Recorder(config.run.dir / "metrics.jsonl", console, setup.per_epoch, setup.steps) as recorder,
+        Recorder(log, console, setup.per_epoch, setup.steps) as recorder,
+        ended_together(),
     ):
         state = _first_state(setup)
         if resume:
@@ -116,9 +120,7 @@ def _run_steps(setup: Setup, state: TrainState, step: Compiled, manager: Checkpo
         recorder.step(number, batch["names"], metrics, times)
         if file := _maps_file(setup, number):
             recorder.flush()
-            write_maps(
-                setup.config.run.dir / file, _network(setup, state), setup.inputs.validation[0], setup.config.loss
-            )
+            _write_maps(setup.config.run.dir / file, _network(setup, state), setup)
             recorder.maps(number, file)
         if _validates(setup, number):
             recorder.flush()
@@ -130,12 +132,12 @@ def _run_steps(setup: Setup, state: TrainState, step: Compiled, manager: Checkpo
 
 
 def _set_up(config: Config, inputs: Inputs) -> Setup:
-    per_epoch = batches_per_epoch(len(inputs.training), config.train.batch_size)
+    per_epoch = batches_per_epoch(len(inputs.files), config.train.batch_size)
     steps = config.train.epochs * per_epoch
     model = make_model(config.model, len(inputs.plan.labels) + 1)
     check_regions(config.loss, "the canvas", inputs.plan.canvas or ())
     check_depth(inputs.plan.canvas or (), config.mesh.space)
-    if config.train.maps_every:
+    if config.train.maps_every and is_first():
         case = inputs.validation[0]
         check_regions(config.loss, f"the volume of {case.name}, of which maps are written,", case.image.shape)
     augmentation, optimizer = make_augmentation(config, inputs.plan), make_optimizer(config.optim, steps)
@@ -190,7 +192,7 @@ def _compile_step(setup: Setup, state: TrainState, recorder: Recorder) -> Compil
 
 def _batches(setup: Setup, start: int) -> Any:
     return batches(
-        setup.inputs.training,
+        setup.inputs.training or setup.inputs.files,
         batch_size=setup.config.train.batch_size,
         seed=setup.config.train.seed,
         canvas=_canvas(setup),
@@ -211,8 +213,7 @@ def _staging(setup: Setup) -> tuple[int, int, int] | None:
     """The shape in which the loader hands over samples that the devices augment."""
     if not setup.config.augment.device:
         return None
-    z, y, x = (max(sides) for sides in zip(*(sample.image.shape for sample in setup.inputs.training), strict=True))
-    return staging_shape(_canvas(setup), setup.augmentation.scale[0], (z, y, x))
+    return staging_shape(_canvas(setup), setup.augmentation.scale[0], setup.inputs.largest)
 
 
 def _placing(setup: Setup) -> Callable[[Batch], dict[str, jax.Array]]:
@@ -229,6 +230,12 @@ def _placing(setup: Setup) -> Callable[[Batch], dict[str, jax.Array]]:
     shapes = batch_shapes(size, _canvas(setup), setup.model.classes)
     augment = jax.jit(changes, out_shardings=batch_shardings(setup.mesh, shapes))
     return lambda batch: augment(put(batch))
+
+
+def _write_maps(path: Path, network: Network, setup: Setup) -> None:
+    """Writes the maps of the first validation case, which the first process has."""
+    if is_first():
+        write_maps(path, network, setup.inputs.validation[0], setup.config.loss)
 
 
 def _validates(setup: Setup, number: int) -> bool:

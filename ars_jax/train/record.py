@@ -79,17 +79,18 @@ class Recorder(AbstractContextManager["Recorder"]):
     """Writes metrics.jsonl and shows progress; a step's metrics are fetched when the next step was dispatched.
 
     Args:
-        path: the file; lines are appended.
+        path: the file; lines are appended. None where another process writes it.
         console: where progress is shown.
         per_epoch: steps of an epoch.
         steps: steps of the training.
     """
 
-    def __init__(self, path: Path, console: Console, per_epoch: int, steps: int) -> None:
+    def __init__(self, path: Path | None, console: Console, per_epoch: int, steps: int) -> None:
         self._console, self._per_epoch, self._steps = console, per_epoch, steps
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _drop_cut_line(path)
-        self._file = path.open("a", encoding="utf-8")
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _drop_cut_line(path)
+        self._file = open(path or os.devnull, "a", encoding="utf-8")
         self._progress = _bar(console)
         self._task = self._progress.add_task("compiling", total=None)
         self._pending: _Pending | None = None
@@ -285,11 +286,13 @@ def describe(config: Config, inputs: Inputs, state: TrainState, compiled: Compil
     return {
         "step": int(state.step),
         "device": f"{devices.size} x {devices[0].device_kind}",
+        "processes": len({device.process_index for device in devices}),
+        "mesh": {**mesh.shape, "parameters": config.mesh.parameters},
         "parameters": count_parameters(state),
         "objective": config.loss.objective,
         "dataset": str(config.data.root),
-        "training_cases": len(inputs.training),
-        "validation_cases": len(inputs.validation),
+        "training_cases": len(inputs.files),
+        "validation_cases": len(inputs.split["validation"]),
         "test_cases": len(inputs.split.get("test", ())),
         "unused_cases": inputs.unused,
         "canvas": inputs.plan.canvas,
