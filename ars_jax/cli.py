@@ -28,7 +28,7 @@ from ars_jax.arguments import (
     train_arguments,
 )
 from ars_jax.config import Config, LossConfig, check_config
-from ars_jax.errors import UserError
+from ars_jax.errors import StoppedError, UserError
 from ars_jax.options import as_user_error, build_config, build_experiment, make_parser, preset, read_config
 
 Command = Callable[[Namespace, Console], None]
@@ -44,13 +44,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         Exit status: 0, 1 where `check` found an error in the data, `gradcheck` a difference beyond its tolerance or
-        `experiment` a run without result, 2 for a fault in the input (told in one line), 130 when interrupted.
+        `experiment` a run without result, 2 for a fault in the input (told in one line), 75 for a training that was
+        stopped by SIGTERM, 130 when interrupted.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     # Paths and names may hold brackets and colons, which would be read as markup and as emoji.
     console = Console(highlight=False, markup=False, emoji=False)
     errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    for name in ("absl", "asyncio"):  # what goes wrong when saving is raised as well
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         with as_user_error(words):
             arguments = _parser().parse_args(words or ["--help"])
@@ -68,11 +70,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"ars-jax: {error.filename or 'a file'}: found {error.strerror or error}; fix: check path and rights"
         )
         return 2
+    except StoppedError as error:
+        errors.print(f"ars-jax: {error.text}{_hint(words, 'the same command with --resume goes on')}")
+        return error.STATUS
     except KeyboardInterrupt:
-        hints = {"train": "; with --resume it goes on", "experiment": "; the same command goes on"}
-        errors.print(f"ars-jax: interrupted{hints.get(words[0] if words else '', '')}")
+        errors.print(f"ars-jax: interrupted{_hint(words, 'with --resume it goes on')}")
         return 130
     return 0
+
+
+def _hint(words: Sequence[str], train: str) -> str:
+    """How a command that was interrupted goes on, if it does."""
+    again = "the same command goes on"
+    hints = {"train": again if "--resume" in words else train, "experiment": again, "demo": again}
+    return f"; {hints[words[0]]}" if words and words[0] in hints else ""
 
 
 @contextmanager

@@ -208,6 +208,8 @@ class TrainConfig:
         validate_every: epochs between validations; each is followed by a checkpoint.
         maps_every: epochs between the regional maps of the first validation case, maps/epoch_NNNN.npz of the run's
             folder; 0 writes none.
+        stall_s: seconds without progress after which it is told where the training stands, then after twice, four
+            times, ... as long; 0 never tells.
         seed: decides the parameters at the start, the order, the augmentation and the dropout.
     """
 
@@ -216,6 +218,7 @@ class TrainConfig:
     accumulate: int = 1
     validate_every: int = 10
     maps_every: int = 0
+    stall_s: float = 600.0
     seed: int = 0
 
 
@@ -317,6 +320,7 @@ def check_config(config: Config) -> None:
         ("train.accumulate", train.accumulate, train.accumulate > 0, "at least 1"),
         ("train.validate_every", train.validate_every, train.validate_every > 0, "at least 1"),
         ("train.maps_every", train.maps_every, train.maps_every >= 0, "at least 0"),
+        ("train.stall_s", train.stall_s, train.stall_s >= 0, "at least 0"),
         ("train.seed", train.seed, train.seed >= 0, "at least 0"),
         ("mesh.data", mesh.data, mesh.data is None or mesh.data > 0, "at least 1, or null"),
         ("mesh.space", mesh.space, mesh.space > 0, "at least 1"),

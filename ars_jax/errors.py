@@ -36,3 +36,18 @@ def _short(text: str) -> str:
 
 class DivergedError(UserError):
     """A training whose loss is not finite any more."""
+
+
+class StoppedError(SystemExit):
+    """A training that was told to end, and can be gone on with; no fault, so that `except Exception` lets it by.
+
+    Args:
+        text: says by whom, and what was saved.
+    """
+
+    STATUS = 75
+    """The exit status: EX_TEMPFAIL of sysexits.h, for schedulers that start a job again."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        super().__init__(self.STATUS)

@@ -9,7 +9,8 @@ from rich.console import Console
 from ars_jax.checkpoint import has_checkpoint
 from ars_jax.config import Config, to_dict, with_absolute_paths
 from ars_jax.errors import DivergedError, UserError
-from ars_jax.files import locked, read_json, write_json
+from ars_jax.files import read_json, write_json
+from ars_jax.locks import locked
 from ars_jax.matrix import ExperimentConfig, TrialPlan, plan_trials
 from ars_jax.metrics.table import summarise
 from ars_jax.report.comparison import write_comparison
@@ -18,8 +19,9 @@ from ars_jax.report.results import DIVERGED, INDEX, check_folds, has_whole_seed,
 from ars_jax.report.runs import read_evaluation, read_metrics
 from ars_jax.report.tables import NONE
 from ars_jax.score import score_run
+from ars_jax.train.folder import LOCK, check_same_config
 from ars_jax.train.inputs import find_cases, scored_role
-from ars_jax.train.loop import check_regions, check_same_config, train
+from ars_jax.train.loop import check_regions, train
 
 
 def run_experiment(config: Config, experiment: ExperimentConfig, console: Console | None = None) -> list[str]:
@@ -50,7 +52,7 @@ def run_experiment(config: Config, experiment: ExperimentConfig, console: Consol
     missing = []
     for number, trial in enumerate(trials, start=1):
         console.print(f"run {number} of {len(trials)}: {trial.name}", soft_wrap=True)
-        with locked(trial.config.run.dir / ".lock") as free:
+        with locked(trial.config.run.dir / LOCK) as free:
             reason = _finish(trial, experiment, console) if free else "another process is at it"
         if reason:
             console.print(reason, soft_wrap=True)
@@ -90,7 +92,7 @@ def _finish(trial: TrialPlan, experiment: ExperimentConfig, console: Console) ->
         return f"{read_json(folder / DIVERGED)['error']}; to try it again, delete {folder}"
     if not _is_trained(folder):
         try:
-            train(trial.config, resume=has_checkpoint(folder / "checkpoints"), console=console)
+            train(trial.config, resume=has_checkpoint(folder / "checkpoints"), console=console, held=True)
         except DivergedError as error:
             write_json(folder / DIVERGED, {"error": str(error)})
             return f"{error}; to try it again, delete {folder}"

@@ -1,10 +1,10 @@
-"""Reading JSON and YAML, writing files whole or not at all, and locks between processes."""
+"""Reading JSON and YAML, and writing files whole or not at all."""
 
 import json
 import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,17 @@ def written_atomically(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def drop_temporaries(folder: Path) -> None:
+    """Deletes what `written_atomically` leaves in a folder when it is killed; not while another process writes there.
+
+    Args:
+        folder: the folder.
+    """
+    for path in folder.glob(".*-*.tmp"):
+        with suppress(OSError):
+            path.unlink()
 
 
 class _Tried(Exception):
@@ -168,32 +179,3 @@ def write_arrays(path: Path, arrays: Mapping[str, ArrayLike]) -> None:
     """
     with written_atomically(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **{name: np.asarray(array) for name, array in arrays.items()})
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[bool]:
-    """Holds a lock that ends with the process, however it ends.
-
-    Args:
-        path: the lock's file; its folder is made, and the file stays.
-
-    Yields:
-        Whether the lock was free; where it was not, nothing is held.
-
-    Raises:
-        UserError: the place cannot be written, or its file system has no locks.
-    """
-    import fcntl  # not on Windows, where all but experiments works without
-
-    with ExitStack() as stack:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context(path.open("w"))
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            free = True
-        except BlockingIOError:
-            free = False
-        except OSError as error:
-            found, fix = error.strerror or error, "check folder, rights and free space, or take a local disk"
-            raise UserError(path, found=found, wanted="a place that can be written and locked", fix=fix) from error
-        yield free

@@ -17,7 +17,8 @@ from ars_jax.cli import main
 from ars_jax.config import Config, to_yaml, with_absolute_paths
 from ars_jax.errors import DivergedError, UserError
 from ars_jax.evaluate import write_tables
-from ars_jax.files import locked, write_json
+from ars_jax.files import write_json
+from ars_jax.locks import locked
 from ars_jax.matrix import ExperimentConfig, plan_trials
 from ars_jax.metrics.table import evaluate_case
 from ars_jax.options import read_config
@@ -48,7 +49,8 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Stands in for training and scoring: leaves what says that a run was trained, and tells which."""
     done: list[str] = []
 
-    def train(config: Config, *, resume: bool, console: Console) -> None:
+    def train(config: Config, *, resume: bool, console: Console, held: bool) -> None:
+        assert held
         done.append(f"{config.loss.objective} {config.train.seed}" + (" resumed" if resume else ""))
         config.run.dir.mkdir(parents=True, exist_ok=True)
         (config.run.dir / "metrics.jsonl").write_text('{"kind": "end", "step": 8}\n')

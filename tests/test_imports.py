@@ -15,6 +15,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 MAY_IMPORT = {
     "errors": set(),
     "files": {"errors"},
+    "locks": {"errors"},
     "losses": set(),
     "models": set(),
     "mesh": set(),
@@ -22,7 +23,7 @@ MAY_IMPORT = {
     "allocator": set(),
     "compiled": {"errors"},
     "processes": {"errors"},
-    "data": {"errors", "files"},
+    "data": {"errors", "files", "locks"},
     "metrics": {"errors", "files"},
     "gradients": {"errors", "losses"},
     "config": {"errors", "data"},
@@ -36,7 +37,7 @@ MAY_IMPORT = {
     "plan": {"errors", "data", "models", "mesh", "config", "predict", "train"},
     "report": {"errors", "files", "data", "metrics"},
     "score": {"config", "metrics", "predict", "evaluate", "train"},
-    "experiment": {"errors", "files", "metrics", "config", "matrix", "checkpoint", "report", "train", "score"},
+    "experiment": {"errors", "files", "locks", "metrics", "config", "matrix", "checkpoint", "report", "train", "score"},
     "laboratory": {
         "errors",
         "files",
@@ -52,6 +53,7 @@ MAY_IMPORT = {
     },
     "train": {
         "errors",
+        "locks",
         "compiled",
         "files",
         "data",
@@ -90,6 +92,7 @@ WITHOUT_JAX = (
     "options.py",
     "arguments.py",
     "errors.py",
+    "locks.py",
     "__init__.py",
 )
 SHARDING_NAMES = {"Mesh", "PartitionSpec", "NamedSharding", "P", "make_mesh"}

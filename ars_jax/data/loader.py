@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, TypeVar, cast
@@ -99,8 +100,12 @@ def batches(
     def make(number: int) -> Batch:
         places = [sample_at(number * batch_size + row, len(samples), seed) for row in rows]
         loaded, loading = timed(lambda: [_loaded(samples[index]) for _, index in places])
-        generators = [np.random.default_rng((seed, *place)) for place in places]
-        stacked, augmenting = timed(lambda: _stacked(list(map(on_canvas, generators, loaded))))
+
+        def moved(place: tuple[int, int], sample: Sample) -> dict[str, np.ndarray]:
+            with _fault_named(sample.name):
+                return on_canvas(np.random.default_rng((seed, *place)), sample)
+
+        stacked, augmenting = timed(lambda: _stacked(list(map(moved, places, loaded))))
         names = tuple(sample.name for sample in loaded)
         return cast(Batch, {**stacked, "names": names, "seconds": {"load": loading, "augment": augmenting}})
 
@@ -168,8 +173,23 @@ def _check(count: int, batch_size: int) -> None:
         raise UserError("batch_size", found=batch_size, wanted="at least 1", fix="for example 1")
 
 
+@contextmanager
+def _fault_named(name: object) -> Iterator[None]:
+    """Names the case in whatever is raised: of an error in a thread the message is all that is seen."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        found, wanted = f"{type(error).__name__}: {error}", "a sample that can be loaded and changed"
+        raise UserError(f"case {name}", found=found, wanted=wanted, fix="look at it with ars-jax check") from error
+
+
 def _loaded(entry: Sample | Path) -> Sample:
-    return entry if isinstance(entry, Sample) else load_sample(entry)
+    if isinstance(entry, Sample):
+        return entry
+    with _fault_named(entry):
+        return load_sample(entry)
 
 
 def _on_canvas(

@@ -21,6 +21,8 @@ from ars_jax.data.layouts import read_label
 from ars_jax.data.plan import Plan, Sample
 from ars_jax.data.volumes import Geometry, Volume, canonical, mismatches, read_volume, resample
 from ars_jax.errors import UserError
+from ars_jax.files import drop_temporaries
+from ars_jax.locks import locked
 
 Box = tuple[slice, slice, slice]
 
@@ -127,8 +129,11 @@ def prepare_dataset(
     plan: Plan,
     cache: Path,
     progress: Callable[[int, int, str], None] | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> list[Prepared]:
     """Prepares cases into a cache, in threads; a case that is there already, intact and up to date, is left alone.
+
+    While another process prepares into the same cache, it is waited for.
 
     Args:
         cases: with labels.
@@ -136,6 +141,7 @@ def prepare_dataset(
         plan: what to do.
         cache: folder, made if need be. Several plans may share it.
         progress: called after every case, in order, with the number done, the number of all and the case's name.
+        say: is told whom it waits for.
 
     Returns:
         One file per case, in the order of the cases.
@@ -155,8 +161,16 @@ def prepare_dataset(
             save_sample(path, prepare_case(case, labels, plan))
         return Prepared(path, source)
 
+    def wait(holder: str) -> None:
+        say(f"waiting for {holder}, which prepares cases in {cache}")
+
     done: list[Prepared] = []
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+    with (
+        locked(cache / ".lock", required=False, waiting=wait) as held,
+        ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool,
+    ):
+        if held:
+            drop_temporaries(cache)
         for case, prepared in zip(cases, pool.map(prepare, cases), strict=True):
             done.append(prepared)
             if progress is not None:

@@ -188,7 +188,7 @@ def _broken(path: Path, number: int, found: str) -> UserError:
 
 
 def latest_steps(lines: Sequence[Mapping[str, Any]], kind: str) -> tuple[Mapping[str, Any], ...]:
-    """Keeps one history: after a resume the later lines replace those whose steps were done again.
+    """Keeps one history: where a session begins, all that came after its first step in earlier ones is left out.
 
     Args:
         lines: lines of metrics.jsonl in the order of writing.
@@ -199,6 +199,9 @@ def latest_steps(lines: Sequence[Mapping[str, Any]], kind: str) -> tuple[Mapping
     """
     kept: list[Mapping[str, Any]] = []
     for line in lines:
+        if line["kind"] == "start":
+            begun = number(line.get("step"))
+            kept = [earlier for earlier in kept if not earlier["step"] > begun]
         if line["kind"] != kind:
             continue
         while kept and kept[-1]["step"] >= line["step"]:

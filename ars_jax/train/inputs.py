@@ -81,7 +81,9 @@ def cache_folder(config: Config) -> Path:
     return config.data.cache or config.run.dir / "cache"
 
 
-def prepare_inputs(config: Config, progress: Progress | None = None) -> Inputs:
+def prepare_inputs(
+    config: Config, progress: Progress | None = None, say: Callable[[str], None] = lambda _: None
+) -> Inputs:
     """Prepares the training and validation cases of a configuration into its cache and loads them.
 
     Of several processes the first prepares them, in a cache that all can read.
@@ -89,6 +91,7 @@ def prepare_inputs(config: Config, progress: Progress | None = None) -> Inputs:
     Args:
         config: the configuration.
         progress: called after every case with the number done, the number of all and the name.
+        say: is told whom it waits for.
 
     Returns:
         The prepared cases.
@@ -98,7 +101,7 @@ def prepare_inputs(config: Config, progress: Progress | None = None) -> Inputs:
     """
     dataset, cases = find_cases(config)
     plan = make_plan(config, tuple(dataset.labels), STRIDE)
-    paths, split = from_first(lambda: _prepare(dataset, cases, plan, cache_folder(config), progress))
+    paths, split = from_first(lambda: _prepare(dataset, cases, plan, cache_folder(config), progress, say))
     files = tuple(map(Path, paths))
     train_files, validation_files = files[: len(cases.training)], files[len(cases.training) :]
     z, y, x = (max(sides) for sides in zip(*map(sample_shape, train_files), strict=True))
@@ -115,11 +118,11 @@ def prepare_inputs(config: Config, progress: Progress | None = None) -> Inputs:
 
 
 def _prepare(
-    dataset: Dataset, cases: CaseSplit, plan: Plan, cache: Path, progress: Progress | None
+    dataset: Dataset, cases: CaseSplit, plan: Plan, cache: Path, progress: Progress | None, say: Callable[[str], None]
 ) -> tuple[list[str], Split]:
     """Prepares training and validation cases; returns their files, and the split with its hashes."""
     seen = (*cases.training, *cases.validation)
-    prepared = prepare_dataset(seen, dataset.labels, plan, cache, progress)
+    prepared = prepare_dataset(seen, dataset.labels, plan, cache, progress, say)
     keys = {case.name: item.source.key for case, item in zip(seen, prepared, strict=True)}
     keys |= {case.name: cache_key(case, dataset.labels, plan) for case in cases.test}
     split = {

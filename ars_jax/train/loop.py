@@ -1,41 +1,41 @@
 """A training, read from top to bottom."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import optax
 from jax.stages import Compiled
 from rich.console import Console
 
-from ars_jax.checkpoint import Checkpoints, checkpoints, find_step, has_checkpoint, restore, save
-from ars_jax.config import Config, LossConfig, check_config, to_dict, to_yaml, with_absolute_paths
+from ars_jax.checkpoint import Checkpoints, check_saved, checkpoints, has_checkpoint, restore_newest, save
+from ars_jax.config import Config, LossConfig, check_config, to_dict, with_absolute_paths
 from ars_jax.data.augment import Augmentation
 from ars_jax.data.loader import Batch, arrays_of, batches, batches_per_epoch, timed
-from ars_jax.data.plan import read_plan, write_plan
-from ars_jax.data.splits import ROLES
 from ars_jax.data.staging import staging_shape
-from ars_jax.errors import UserError
-from ars_jax.files import written_atomically
+from ars_jax.errors import StoppedError, UserError
 from ars_jax.losses import region_bounds
 from ars_jax.mesh import Mesh, batch_shardings, local_rows, on_one_device, put_batch, state_shardings
 from ars_jax.models import VNet
-from ars_jax.options import read_config
 from ars_jax.predict import Network, make_model
-from ars_jax.processes import ended_together, is_first
+from ars_jax.processes import count, ended_together, is_first
 from ars_jax.resample import resample
 from ars_jax.train.compile import batch_shapes, lower_step
 from ars_jax.train.devices import check_depth, training_mesh
-from ars_jax.train.inputs import Inputs, find_cases, make_augmentation, prepare_inputs, read_split, write_split
+from ars_jax.train.folder import LOCK, check_same_config, check_same_inputs, check_taken, run_lock, write_setup
+from ars_jax.train.inputs import Inputs, find_cases, make_augmentation, prepare_inputs
+from ars_jax.train.interrupt import stopped_at_once, stopping
 from ars_jax.train.maps import write_maps
 from ars_jax.train.record import Recorder, Times, describe, preparation_progress
 from ars_jax.train.state import TrainState, place_state, state_shapes
 from ars_jax.train.step import make_optimizer
 from ars_jax.train.validate import validate
+from ars_jax.train.watch import watched
 
 
 @dataclass(frozen=True)
@@ -63,56 +63,89 @@ class Setup:
     steps: int
 
 
-def train(config: Config, *, resume: bool = False, console: Console | None = None) -> Path:
+def train(config: Config, *, resume: bool = False, console: Console | None = None, held: bool = False) -> Path:
     """Trains a network and leaves a run folder.
 
-    The folder holds config.yaml, plan.json, metrics.jsonl and checkpoints: the newest, and the best by validation DSC;
-    also maps, if the configuration asks for them. Of several processes (see `processes.joined`), which have to share
-    the file system, each loads and validates its part, and the first alone writes what is not a checkpoint.
+    The folder holds config.yaml, plan.json, metrics.jsonl and checkpoints: the two newest, and the best by validation
+    DSC; also maps, if the configuration asks for them. Of several processes (see `processes.joined`), which have to
+    share the file system, each loads and validates its part, and the first alone writes what is not a checkpoint.
 
     Args:
         config: everything that decides the run.
-        resume: go on from the newest checkpoint of the run's folder; the parameters at the end are those of an
-            uninterrupted run, bit for bit.
+        resume: go on from the newest whole checkpoint of the run's folder, or begin where there is none yet; the
+            parameters at the end are those of an uninterrupted run, bit for bit.
         console: where progress is shown; nowhere by default.
+        held: whether the caller holds the run's lock, see `run_lock`.
 
     Returns:
         The run's folder.
 
     Raises:
-        UserError: a faulty configuration or data set, a run folder that is taken, or a loss that is not finite.
+        UserError: a faulty configuration or data set, a run folder that is taken, a loss that is not finite, or a
+            checkpoint that cannot be written.
+        StoppedError: at a SIGTERM, after the running step is finished and saved.
+        KeyboardInterrupt: at a SIGINT, likewise.
     """
     console = console if console and is_first() else Console(quiet=True)
     config = with_absolute_paths(config)
     _check_run(config, resume)
-    with preparation_progress(console) as update:
-        inputs = prepare_inputs(config, update)
-    setup = _set_up(config, inputs)
-    if resume:
-        _check_same_inputs(config.run.dir, inputs)
+    held = held or not is_first()
+    if not held and (config.run.dir / LOCK).exists():
+        with run_lock(config.run.dir):  # says at once, and not after the preparation, that it is taken
+            pass
+    with stopped_at_once():
+        with preparation_progress(console) as update:
+            inputs = prepare_inputs(config, update, lambda text: console.print(text, soft_wrap=True))
+        setup = _set_up(config, inputs)
+        with nullcontext() if held else run_lock(config.run.dir):
+            check_taken(config.run.dir, resume)
+            _train(setup, resume, console)
+    return config.run.dir
+
+
+def _train(setup: Setup, resume: bool, console: Console) -> None:
+    folder = setup.config.run.dir
+    resumed = resume and has_checkpoint(folder / "checkpoints")
+    if resumed:
+        check_same_inputs(folder, setup.inputs)
     elif is_first():
-        _write_setup(config, inputs)
-    log = config.run.dir / "metrics.jsonl" if is_first() else None
+        write_setup(setup.config, setup.inputs)
+    if resume and not resumed:
+        console.print(f"no checkpoint in {folder} yet: the training begins", soft_wrap=True)
+    log = folder / "metrics.jsonl" if is_first() else None
     with (
-        checkpoints(config.run.dir / "checkpoints") as manager,
+        checkpoints(folder / "checkpoints") as manager,
         Recorder(log, console, setup.per_epoch, setup.steps) as recorder,
         ended_together(),
     ):
         state = _first_state(setup)
-        if resume:
-            state = _restore_state(manager, state)
+        if resumed:
+            state = _restore_state(manager, state, console)
         step = _compile_step(setup, state, recorder)
-        _run_steps(setup, state, step, manager, recorder)
-    return config.run.dir
+        with (
+            stopping(lambda text: console.print(text, soft_wrap=True)) as asked,
+            watched(setup.config.train.stall_s, recorder.stall) as at,
+        ):
+            _run_steps(setup, state, step, manager, recorder, asked, at)
 
 
-def _run_steps(setup: Setup, state: TrainState, step: Compiled, manager: Checkpoints, recorder: Recorder) -> None:
+def _run_steps(
+    setup: Setup,
+    state: TrainState,
+    step: Compiled,
+    manager: Checkpoints,
+    recorder: Recorder,
+    asked: Callable[[int], str | None],
+    at: Callable[[int, str], None],
+) -> None:
+    """Takes the steps that are left, unless it is `asked` to stop after one; says where it is `at`."""
     done = int(state.step)
-    meta = {"config": to_dict(setup.config), "plan": asdict(setup.inputs.plan)}
     source, place = _batches(setup, start=done), _placing(setup)
     recorder.begin(done)
     for number in range(done + 1, setup.steps + 1):
+        at(number, "waiting for a batch")
         batch, wait = timed(source.__next__)
+        at(number, "waiting for the devices")
         placed, transfer = timed(place, batch)
         times = Times(**batch["seconds"], wait=wait, transfer=transfer, given=perf_counter())
         state, metrics = step(state, placed)
@@ -120,15 +153,36 @@ def _run_steps(setup: Setup, state: TrainState, step: Compiled, manager: Checkpo
         recorder.step(number, batch["names"], metrics, times)
         if file := _maps_file(setup, number):
             recorder.flush()
+            at(number, "writing maps")
             _write_maps(setup.config.run.dir / file, _network(setup, state), setup)
             recorder.maps(number, file)
-        if _validates(setup, number):
+        scores = None
+        if validates := _validates(setup, number):
             recorder.flush()
+            at(number, "validating")
             scores = validate(_network(setup, state), setup.inputs.validation)
             recorder.validation(number, scores)
-            save(manager, number, _items(state), meta, scores["mean_dsc"] or 0.0)
+        if count() > 1:
+            at(number, "waiting for the other processes")
+        by = asked(number) if number < setup.steps else None
+        check_saved(manager)
+        if validates or by:
+            at(number, "saving a checkpoint")
+            save(manager, number, _items(state), _meta(setup), scores["mean_dsc"] or 0.0 if scores else None)
             recorder.saved()
+        if by:
+            _stop(number, by, manager, recorder)
+    at(setup.steps, "saving a checkpoint")
+    check_saved(manager, wait=True)
     recorder.end()
+
+
+def _stop(number: int, by: str, manager: Checkpoints, recorder: Recorder) -> NoReturn:
+    check_saved(manager, wait=True)
+    recorder.stopped(number, by)
+    if by == "SIGINT":
+        raise KeyboardInterrupt
+    raise StoppedError(f"stopped by {by} after step {number}, which is saved")
 
 
 def _set_up(config: Config, inputs: Inputs) -> Setup:
@@ -250,6 +304,10 @@ def _maps_file(setup: Setup, number: int) -> str | None:
     return f"maps/epoch_{epoch:04d}.npz" if every and rest == 0 and epoch % every == 0 else None
 
 
+def _meta(setup: Setup) -> dict[str, Any]:
+    return {"config": to_dict(setup.config), "plan": asdict(setup.inputs.plan)}
+
+
 def _items(state: TrainState) -> dict[str, Any]:
     """Divides the state into what prediction needs and what only training needs."""
     return {
@@ -258,10 +316,12 @@ def _items(state: TrainState) -> dict[str, Any]:
     }
 
 
-def _restore_state(manager: Checkpoints, state: TrainState) -> TrainState:
-    """Restores the newest checkpoint, of whatever mesh, as the first state lies."""
+def _restore_state(manager: Checkpoints, state: TrainState, console: Console) -> TrainState:
+    """Restores the newest whole checkpoint, of whatever mesh, as the first state lies."""
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), _items(state))
-    items = restore(manager, find_step(manager, "newest"), like)
+    step, items, damaged = restore_newest(manager, like)
+    for newer, reason in damaged.items():
+        console.print(f"checkpoint {newer} is damaged ({reason}): going on from {step}", soft_wrap=True)
     return TrainState(**items["model"], **items["training"])
 
 
@@ -271,57 +331,7 @@ def _check_run(config: Config, resume: bool) -> None:
     training_mesh(config)
     if config.prepare.canvas is not None:
         check_depth(config.prepare.canvas, config.mesh.space)
-    folder = config.run.dir
-    saved = folder / "config.yaml"
-    trained = has_checkpoint(folder / "checkpoints")
-    if trained and not resume:
-        raise UserError(folder, found="a run", wanted="a new folder", fix="--run.dir NEW, or --resume to go on")
-    if resume and not (trained and saved.is_file()):
-        raise UserError(folder, found="no checkpoint", wanted="a run to go on with", fix="leave out --resume")
-    if resume:
+    check_taken(config.run.dir, resume)
+    if resume and (config.run.dir / "config.yaml").is_file():
         check_same_config(config)
     find_cases(config)
-
-
-def check_same_config(config: Config) -> None:
-    """Holds a configuration against that of the run in its folder; places, the mesh and the maps' rhythm may differ.
-
-    Args:
-        config: the configuration now.
-
-    Raises:
-        UserError: the first key that the run was begun with otherwise.
-    """
-    saved = config.run.dir / "config.yaml"
-    _check_same(saved, to_dict(read_config(saved)), to_dict(config))
-
-
-def _check_same(path: Path, old: Any, new: Any, key: str = "") -> None:
-    if key in ("data.root", "data.cache", "run.dir", "train.maps_every", "mesh"):
-        return
-    if isinstance(old, Mapping) and isinstance(new, Mapping) and set(old) == set(new):
-        for name in old:
-            _check_same(path, old[name], new[name], f"{key}.{name}" if key else name)
-    elif old != new:
-        fix = "resume with the run's own config.yaml"
-        raise UserError(f"{path} {key}", found=f"{new} now", wanted=f"{old}, as the run began", fix=fix)
-
-
-def _write_setup(config: Config, inputs: Inputs) -> None:
-    with written_atomically(config.run.dir / "config.yaml") as temporary:
-        temporary.write_text(to_yaml(config), encoding="utf-8")
-    write_plan(config.run.dir / "plan.json", inputs.plan)
-    write_split(config.run.dir / "split.json", inputs.split)
-
-
-def _check_same_inputs(folder: Path, inputs: Inputs) -> None:
-    """Raises where the cases are not those that the run was begun with."""
-    plan, split = read_plan(folder / "plan.json"), read_split(folder / "split.json")
-    for role in ROLES:
-        old, new = split.get(role, {}), inputs.split.get(role, {})
-        if old != new:
-            changed = sorted(name for name, _ in {*old.items()} ^ {*new.items()})
-            found = f"other {role} cases than the run began with: {', '.join(dict.fromkeys(changed))}"
-            raise UserError(folder, found=found, wanted="the same cases, unchanged", fix="restore them, or train anew")
-    if plan != inputs.plan:
-        raise UserError(folder / "plan.json", found="another plan", wanted="the run's own", fix="restore it")

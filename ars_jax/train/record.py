@@ -3,11 +3,12 @@
 import json
 import math
 import os
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from ars_jax.config import Config
-from ars_jax.errors import DivergedError
+from ars_jax.errors import DivergedError, UserError
 from ars_jax.mesh import Mesh
 from ars_jax.train.inputs import Inputs
 from ars_jax.train.state import TrainState, count_parameters
@@ -90,6 +91,7 @@ class Recorder(AbstractContextManager["Recorder"]):
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             _drop_cut_line(path)
+        self._path, self._lock = path, threading.Lock()
         self._file = open(path or os.devnull, "a", encoding="utf-8")
         self._progress = _bar(console)
         self._task = self._progress.add_task("compiling", total=None)
@@ -112,7 +114,8 @@ class Recorder(AbstractContextManager["Recorder"]):
         """Stops the progress bar and closes the file."""
         self._watch.shutdown(wait=False, cancel_futures=True)
         self._progress.stop()
-        self._file.close()
+        with suppress(OSError):  # what could not be written was told when it was tried
+            self._file.close()
 
     @contextmanager
     def compiling(self) -> Iterator[Callable[[dict[str, Any]], None]]:
@@ -228,6 +231,28 @@ class Recorder(AbstractContextManager["Recorder"]):
         line = {"kind": "maps", "step": number, "epoch": round(number / self._per_epoch, 4), "file": file}
         self._write({**line, "maps_s": round(now - before, 3)})
 
+    def stopped(self, number: int, by: str) -> None:
+        """Records that the training was told to stop.
+
+        Args:
+            number: the last step, which is saved.
+            by: name of the signal.
+        """
+        self.flush()
+        self._write({"kind": "stop", "step": number, "by": by})
+
+    def stall(self, number: int, what: str, seconds: float) -> None:
+        """Records that the training makes no progress; may be called from another thread.
+
+        Args:
+            number: the step.
+            what: what it is at.
+            seconds: how long so far.
+        """
+        text = f"no progress for {seconds:.0f} s: step {number} of {self._steps}, {what}"
+        self._console.print(text, highlight=False, soft_wrap=True)
+        self._write({"kind": "stall", "step": number, "at": what, "seconds": round(seconds)})
+
     def end(self) -> None:
         """Records the end and shows the last validation as a table."""
         self.flush()
@@ -241,8 +266,13 @@ class Recorder(AbstractContextManager["Recorder"]):
             self._console.print(_closing_table(self._scores))
 
     def _write(self, line: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        with self._lock:
+            try:
+                self._file.write(json.dumps(line) + "\n")
+                self._file.flush()
+            except OSError as error:
+                found, fix = error.strerror or error, "make room or mend the disk; --resume goes on"
+                raise UserError(self._path, found=found, wanted="room for a line", fix=fix) from error
 
 
 def shortage_text(totals: Mapping[str, float]) -> str | None:
@@ -286,6 +316,7 @@ def describe(config: Config, inputs: Inputs, state: TrainState, compiled: Compil
     return {
         "step": int(state.step),
         "device": f"{devices.size} x {devices[0].device_kind}",
+        "mesh": dict(mesh.shape),
         "processes": len({device.process_index for device in devices}),
         "mesh": {**mesh.shape, "parameters": config.mesh.parameters},
         "parameters": count_parameters(state),

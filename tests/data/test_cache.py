@@ -1,5 +1,7 @@
 import dataclasses
 import os
+import socket
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from ars_jax.data.plan import Plan
 from ars_jax.data.prepare import complete_plan, prepare_case, prepare_dataset
 from ars_jax.data.volumes import Volume, write_volume
 from ars_jax.errors import UserError
+from ars_jax.locks import locked
 from tests.data.dicom_files import write_series, write_structures
 from tests.data.synthetic import LABELS, PLAN, ct, grid, written
 
@@ -165,7 +168,27 @@ def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
         patch.setattr(np, "savez", full_disk)
         with pytest.raises(UserError, match="no space left"):
             prepare_dataset([case], LABELS, PLAN, tmp_path / "cache")
-    assert list((tmp_path / "cache").iterdir()) == []
+    assert not (tmp_path / "cache").exists()
+
+
+def test_what_a_kill_left_half_written_is_deleted(tmp_path):
+    (tmp_path / "cache").mkdir()
+    left = tmp_path / "cache" / ".case-0123456789abcdef.npz.123-89abcdef.tmp"
+    left.write_bytes(b"half")
+    (case,) = prepare_dataset([written(tmp_path)], LABELS, PLAN, tmp_path / "cache")
+    assert not left.exists()
+    assert case.path.exists()
+
+
+def test_a_second_preparation_waits_for_the_first(tmp_path):
+    """And says for whom."""
+    cache, told = tmp_path / "cache", []
+    with ExitStack() as first:
+        assert first.enter_context(locked(cache / ".lock"))
+        prepare_dataset([written(tmp_path)], LABELS, PLAN, cache, say=lambda text: told.append((text, first.close())))
+    (line, _), *others = told
+    assert line == f"waiting for process {os.getpid()} on {socket.gethostname()}, which prepares cases in {cache}"
+    assert not others
 
 
 def test_a_cache_that_cannot_be_written_is_a_user_error(tmp_path):

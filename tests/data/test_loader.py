@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 from collections import Counter
 from functools import partial
@@ -7,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from ars_jax.data import loader
 from ars_jax.data.augment import Augmentation, apply, draw
 from ars_jax.data.cache import load_sample, save_sample
 from ars_jax.data.loader import Batch, arrays_of, batches, batches_per_epoch, prefetched, sample_at
@@ -194,6 +196,21 @@ def test_a_damaged_file_is_named_and_nothing_hangs(tmp_path):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match=r"gone\.npz: found no such file"):
         take(1, [tmp_path / "gone.npz"])
+
+
+def test_whatever_fails_in_a_thread_names_the_case(tmp_path, monkeypatch):
+    """Not only faults that were foreseen: too little memory, or a fault of the program."""
+    samples = some_samples(4)
+    samples[2] = dataclasses.replace(samples[2], label=samples[2].label[0])
+    with pytest.raises(UserError, match=rf"^case {samples[2].name}: found \w+Error: "):
+        take(4, samples)
+
+    def without_memory(path):
+        raise MemoryError
+
+    monkeypatch.setattr(loader, "load_sample", without_memory)
+    with pytest.raises(UserError, match=r"case0\.npz: found MemoryError"):
+        take(4, saved(tmp_path, 1), batch_size=1)
 
 
 def test_batches_before_the_error_arrive():

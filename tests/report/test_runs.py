@@ -38,6 +38,16 @@ def test_steps_done_again_after_a_resume_replace_the_first_ones() -> None:
     assert [(line["step"], line["loss"]) for line in latest_steps(lines, "train")] == [(1, 9), (2, 6), (3, 5)]
 
 
+@pytest.mark.parametrize("kind", ["train", "validation"])
+def test_what_came_after_the_step_that_was_gone_on_from_is_left_out(kind: str) -> None:
+    """Its checkpoint was not there any more; what is recorded anew is all that counts, though there is less of it."""
+    steps = [{"kind": kind, "step": step} for step in (1, 2, 3)]
+    lines = [{"kind": "start", "step": 0}, *steps, {"kind": "start", "step": 1}, {"kind": "stall", "step": 3}]
+    assert [line["step"] for line in latest_steps(lines, kind)] == [1]
+    assert [line["step"] for line in latest_steps([*lines, steps[1]], kind)] == [1, 2]
+    assert latest_steps([*lines, {"kind": "start", "step": 0}], kind) == ()
+
+
 @pytest.mark.parametrize("missing", ["config.yaml", "plan.json", "metrics.jsonl"])
 def test_folder_that_is_no_run_is_one_line(tmp_path: Path, missing: str) -> None:
     run = make_unevaluated(tmp_path / "run", epochs=0)

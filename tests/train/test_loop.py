@@ -5,7 +5,9 @@ import functools
 import io
 import json
 import math
+import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,6 +26,7 @@ from ars_jax.data.plan import Sample, read_plan
 from ars_jax.data.volumes import Volume, read_volume, write_volume
 from ars_jax.errors import UserError
 from ars_jax.gradients.maps import region_maps
+from ars_jax.locks import locked
 from ars_jax.mesh import make_mesh, replicated
 from ars_jax.options import read_config
 from ars_jax.predict import load_network, make_model, predict_logits
@@ -61,10 +64,10 @@ def straight(base: Path) -> SmallRun:
     return trained_run(base)
 
 
-def main_shown(*words: object) -> tuple[int, str]:
-    """The status of a command and what it showed as an error."""
+def main_shown(*words: object, shown: io.StringIO | None = None) -> tuple[int, str]:
+    """The status of a command and what it showed as an error; what else it showed goes to `shown`."""
     errors = io.StringIO()
-    with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(shown or io.StringIO()):
         return main([str(word) for word in words]), errors.getvalue()
 
 
@@ -82,6 +85,12 @@ def batches_with(change: Callable[[int, Batch], Batch]) -> Iterator[None]:
         yield
 
 
+def terminated(number: int, batch: Batch) -> Batch:
+    if number == 2:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return batch
+
+
 def interrupted(number: int, batch: Batch) -> Batch:
     if number == 6:
         raise KeyboardInterrupt
@@ -94,9 +103,12 @@ def poisoned(number: int, batch: Batch) -> Batch:
 
 @dataclass(frozen=True)
 class Mended:
-    """A training that was interrupted, then met a broken batch, then went on to its end."""
+    """A training that was terminated, interrupted, damaged, then met a broken batch, then went on to its end."""
 
     folder: Path
+    terminated: tuple[int, str]
+    shown: str
+    first_kept: tuple[str, ...]
     interrupted: tuple[int, str]
     kept: tuple[str, ...]
     poisoned: tuple[int, str]
@@ -108,13 +120,18 @@ class Mended:
 def mended(base: Path, straight: SmallRun) -> Mended:
     folder = base / "mended"
     words = ("train", "--config", straight.config, "--run.dir", folder)
+    shown = io.StringIO()
+    with batches_with(terminated):
+        zeroth = main_shown(*words, "--resume", shown=shown)
+    first_kept = tuple(sorted(path.name for path in (folder / "checkpoints").iterdir()))
     with batches_with(interrupted):
-        first = main_shown(*words)
+        first = main_shown(*words, "--resume")
     kept = tuple(sorted(path.name for path in (folder / "checkpoints").iterdir()))
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "train", "step": 6, "lo')
+    (folder / "checkpoints" / "4" / "training" / "manifest.ocdbt").write_bytes(b"damaged")
     with batches_with(poisoned):
-        second = main_shown(*words, "--resume")
+        second = main_shown(*words, "--resume", shown=shown)
     traces = []
 
     @functools.wraps(compile.train_step)
@@ -126,7 +143,7 @@ def mended(base: Path, straight: SmallRun) -> Mended:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compile, "train_step", counted)
         third = main_shown(*words, "--resume")
-    return Mended(folder, first, kept, second, third, len(traces))
+    return Mended(folder, zeroth, shown.getvalue(), first_kept, first, kept, second, third, len(traces))
 
 
 def state_bits(run: Path, step: int = STEPS) -> dict[str, bytes]:
@@ -156,7 +173,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(straight: SmallRu
 def test_a_resumed_run_is_recorded_as_one_history(straight: SmallRun, mended: Mended) -> None:
     """A line that was cut short does not break what follows; steps done twice count once, with equal losses."""
     whole, resumed = (read_metrics(run / "metrics.jsonl") for run in (straight.folder, mended.folder))
-    assert [line["step"] for line in resumed if line["kind"] == "start"] == [0, 4, 4]
+    assert [line["step"] for line in resumed if line["kind"] == "start"] == [0, 3, 3, 4]
+    assert [line["step"] for line in resumed if line["kind"] == "stop"] == [3]
     assert [line["kind"] for line in resumed].count("end") == 1
     for kind, steps in (("train", range(1, STEPS + 1)), ("validation", (4, STEPS))):
         expected, found = latest_steps(whole, kind), latest_steps(resumed, kind)
@@ -169,9 +187,22 @@ def test_an_interruption_leaves_the_newest_checkpoint(mended: Mended) -> None:
     status, text = mended.interrupted
     assert status == 130
     (line,) = text.splitlines()
-    assert line.startswith("ars-jax: interrupted")
-    assert "--resume" in line
-    assert mended.kept == ("4",)
+    assert line == "ars-jax: interrupted; the same command goes on"
+    assert mended.kept == ("3", "4")
+
+
+def test_a_sigterm_saves_the_running_step_and_has_its_own_status(mended: Mended) -> None:
+    """--resume is also what begins, so that one command line serves a job that is started again and again."""
+    line = "ars-jax: stopped by SIGTERM after step 3, which is saved; the same command goes on\n"
+    assert mended.terminated == (75, line)
+    assert mended.first_kept == ("3",)
+    assert f"no checkpoint in {mended.folder} yet: the training begins" in mended.shown
+    assert "SIGTERM: stopping after this step; once more stops at once" in mended.shown
+
+
+def test_the_checkpoint_before_a_damaged_one_is_gone_on_with(mended: Mended) -> None:
+    reason = "training/manifest.ocdbt is missing or not as it was written"
+    assert f"checkpoint 4 is damaged ({reason}): going on from 3" in mended.shown
 
 
 def test_a_loss_that_is_not_finite_stops_naming_step_and_cases(straight: SmallRun, mended: Mended) -> None:
@@ -400,9 +431,26 @@ def test_resuming_with_other_test_cases_names_them(straight: SmallRun, tmp_path:
     assert "found other test cases than the run began with: case_10" in line
 
 
-def test_resuming_a_run_that_never_began_is_refused(straight: SmallRun, tmp_path: Path) -> None:
-    assert "found no checkpoint" in refused(straight, "--resume", folder=tmp_path / "new")
-    assert not (tmp_path / "new").exists()
+def test_a_run_without_checkpoint_still_wants_its_configuration(straight: SmallRun, tmp_path: Path) -> None:
+    """It was killed before the first one."""
+    shutil.copy(straight.folder / "config.yaml", tmp_path)
+    line = refused(straight, "--resume", "--train.epochs=5", folder=tmp_path)
+    assert line.startswith(f"ars-jax: {tmp_path / 'config.yaml'} train.epochs: found 5 now; wanted 4")
+
+
+def test_checkpoints_without_configuration_are_refused(straight: SmallRun, tmp_path: Path) -> None:
+    (tmp_path / "checkpoints" / "4").mkdir(parents=True)
+    line = refused(straight, "--resume", folder=tmp_path)
+    assert line.startswith(f"ars-jax: {tmp_path}: found checkpoints without config.yaml")
+
+
+@pytest.mark.parametrize("resume", [(), ("--resume",)])
+def test_a_second_training_of_one_folder_is_refused(straight: SmallRun, tmp_path: Path, resume: tuple) -> None:
+    """At once, and naming the first."""
+    with locked(tmp_path / ".lock") as free:
+        assert free
+        line = refused(straight, *resume, folder=tmp_path)
+    assert line.startswith(f"ars-jax: {tmp_path}: found another training at work: process {os.getpid()} on ")
 
 
 def test_batches_have_to_fill_the_devices(straight: SmallRun, tmp_path: Path) -> None:
