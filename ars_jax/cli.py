@@ -65,10 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except _FaultsShownError:
         return 1
-    except OSError as error:
-        errors.print(
-            f"ars-jax: {error.filename or 'a file'}: found {error.strerror or error}; fix: check path and rights"
-        )
+    except (OSError, MemoryError) as error:
+        errors.print(f"ars-jax: {_told(error)}")
         return 2
     except StoppedError as error:
         errors.print(f"ars-jax: {error.text}{_hint(words, 'the same command with --resume goes on')}")
@@ -113,6 +111,14 @@ def _one_of_several(arguments: Namespace) -> Iterator[None]:
     automatic, timeout = arguments.distributed, arguments.join_timeout
     with joined(**{name: arguments[name] for name in names}, automatic=automatic, timeout=timeout):
         yield
+
+
+def _told(error: OSError | MemoryError) -> UserError:
+    """What no file was asked about before it was opened, and no array before it was made."""
+    if isinstance(error, MemoryError):
+        return UserError("memory", found=error, wanted="enough of it", fix="smaller volumes, canvas or batch")
+    thing, found = error.filename or "a file", error.strerror or error
+    return UserError(thing, found=found, wanted="what can be read and written", fix="check path and rights")
 
 
 class _FaultsShownError(Exception):

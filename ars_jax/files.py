@@ -95,7 +95,7 @@ def read_json(path: Path) -> Any:
     except json.JSONDecodeError as error:
         found = f"{error.msg.lower()} in column {error.colno}"
         raise UserError(f"{path}, line {error.lineno}", found=found, wanted="JSON", fix="correct the line") from error
-    except (UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # another coding, numbers or nesting beyond what Python reads
         raise UserError(path, found="not JSON text", wanted="JSON in UTF-8", fix="save it as UTF-8") from error
 
 
@@ -150,6 +150,25 @@ def _check_keys(node: yaml.Node | None) -> None:
 
 def _yaml_fault(problem: str, place: yaml.Event | yaml.Node) -> yaml.YAMLError:
     return yaml.MarkedYAMLError(problem=problem, problem_mark=place.start_mark)
+
+
+def array_of(file: Mapping[str, object], name: str) -> np.ndarray:
+    """Takes an array out of an open .npz file, of which NumPy gives parts of another kind as bytes.
+
+    Args:
+        file: from `numpy.load`.
+        name: of the array.
+
+    Returns:
+        The array.
+
+    Raises:
+        KeyError, ValueError: there is none.
+    """
+    array = file[name]
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"{name} is no array")
+    return array
 
 
 def write_json(path: Path, content: object) -> None:

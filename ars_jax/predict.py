@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -218,7 +219,9 @@ def predict_files(
     paths = [out / f"{name}{_output_suffix(image)}" for image, name in zip(images, output_names(images), strict=True)]
     for image, path in zip(images, paths, strict=True):
         read_geometry(image)
-        place = path.resolve()  # a folder that is not there yet, left again by "..", hides an existing file
+        place = Path(
+            os.path.realpath(path)
+        )  # a folder that is not there yet, left again by "..", hides an existing file
         if place.exists() and any(place.samefile(other) for other in images):
             fix = "choose another folder for --out"
             raise UserError(path, found="an image to predict", wanted="a place for its label map", fix=fix)

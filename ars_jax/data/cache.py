@@ -17,13 +17,14 @@ from ars_jax.data.cases import Case
 from ars_jax.data.plan import Plan, Sample
 from ars_jax.data.streams import dicom_kind, is_beside
 from ars_jax.errors import UserError
-from ars_jax.files import written_atomically
+from ars_jax.files import array_of, written_atomically
 
 FORMAT_VERSION = 2
 """To be raised when the same plan and sources give other arrays than before."""
 
 _NOT_IN_ARRAYS = ("pairs", "multiple", "canvas", "whole", "patch")
-_UNREADABLE = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error)
+_UNREADABLE = (OSError, EOFError, ValueError, LookupError, RuntimeError, TypeError, MemoryError)
+_UNREADABLE = (*_UNREADABLE, zipfile.BadZipFile, zlib.error)
 
 
 class Fingerprint(NamedTuple):
@@ -133,9 +134,24 @@ def load_sample(path: str | Path) -> Sample:
     try:
         # np.load would leave a file that it opened itself, and finds damaged, open.
         with Path(path).open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            return Sample(str(file["name"]), file["image"], file["label"], file["labelled"])
+            name, shape, *arrays = (array_of(file, key) for key in ("name", "shape", "image", "label", "labelled"))
+            sample = Sample(str(name), *arrays)
+            _check_arrays(sample, shape)
+            return sample
     except _UNREADABLE as error:
         raise _damaged(path, error) from error
+
+
+def _check_arrays(sample: Sample, shape: np.ndarray) -> None:
+    """Raises where arrays are none that `save_sample` writes."""
+    image, label, labelled = sample.image, sample.label, sample.labelled
+    types = [array.dtype.str[1:] for array in (image, label, labelled)]
+    if types != ["f4", "u1", "b1"] or image.ndim != 3 or label.shape != image.shape or labelled.ndim != 1:
+        raise ValueError(f"image {image.dtype} {image.shape}, label {label.dtype} {label.shape}")
+    if not image.size or shape.tolist() != [*image.shape] or label.max() >= labelled.size:
+        raise ValueError("arrays that contradict each other")
+    if not np.isfinite(image).all():
+        raise ValueError("NaN or infinity")
 
 
 def sample_shape(path: str | Path) -> tuple[int, int, int]:
@@ -152,7 +168,7 @@ def sample_shape(path: str | Path) -> tuple[int, int, int]:
     """
     try:
         with Path(path).open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            z, y, x = (int(side) for side in file["shape"])
+            z, y, x = (int(side) for side in np.ravel(array_of(file, "shape")))
             return z, y, x
     except _UNREADABLE as error:
         raise _damaged(path, error) from error

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType, UnionType
@@ -11,6 +12,11 @@ import numpy as np
 
 from ars_jax.errors import UserError
 from ars_jax.files import write_json
+
+MOST_VOXELS = 2**30
+"""Of a volume: 4 GiB in float32, beyond which sides are mistakes."""
+
+_MOST_UNITS = 1e9  # of an image; float32 keeps no differences far above
 
 
 @dataclass(frozen=True)
@@ -119,7 +125,7 @@ def _read_object(path: Path) -> dict[str, Any]:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise _plan_error(path, error.strerror or error, "a plan") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _plan_error(path, f"not JSON ({error})", "a plan") from error
     if not isinstance(values, dict):
         raise _plan_error(path, type(values).__name__, "a JSON object")
@@ -142,8 +148,8 @@ def _convert(value: Any, hint: Any) -> Any:
         items = args[:1] * len(value) if args[-1] is Ellipsis else args
         if len(items) == len(value):
             return tuple(_convert(*pair) for pair in zip(value, items, strict=True))
-    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300:
+        return float(value)  # no NaN, no infinity and no whole number beyond what a float takes
     if hint in (int, str) and type(value) is hint:
         return value
     raise TypeError
@@ -165,7 +171,8 @@ def _check_choices(plan: Plan) -> None:
     if plan.spacing is not None and plan.shape is not None:
         found = f"spacing {plan.spacing} and shape {plan.shape}"
         raise UserError("spacing, shape", found=found, wanted="at most one of them", fix="set one to null")
-    if plan.intensity == "window" and not (plan.window and plan.window[0] < plan.window[1]):
+    low, high = plan.window or (0, 0)
+    if plan.intensity == "window" and not -_MOST_UNITS <= low < high <= _MOST_UNITS:
         raise UserError("window", found=plan.window, wanted="lowest < highest value", fix="e.g. [-200, 400] for CT")
 
 
@@ -178,6 +185,8 @@ def _check_sides(plan: Plan) -> None:
         sides = getattr(plan, key)
         if sides is not None and not (len(sides) == 3 and all(side > 0 for side in sides)):
             raise UserError(key, found=sides, wanted="three positive numbers z, y, x", fix="mend the numbers")
+        if sides is not None and key != "spacing" and math.prod(sides) > MOST_VOXELS:
+            raise UserError(key, found=sides, wanted=f"at most {MOST_VOXELS} voxels", fix="give smaller sides")
     for key in ("canvas", "whole", "patch"):
         sides = getattr(plan, key) or ()
         if any(side % plan.multiple for side in sides):

@@ -18,7 +18,8 @@ from scipy import ndimage
 from ars_jax.data.cache import Fingerprint, cache_path, fingerprint, is_intact, sample_shape, save_sample
 from ars_jax.data.cases import Case
 from ars_jax.data.layouts import read_label
-from ars_jax.data.plan import Plan, Sample
+from ars_jax.data.plan import MOST_VOXELS, Plan, Sample
+from ars_jax.data.survey import as_float32
 from ars_jax.data.volumes import Geometry, Volume, canonical, mismatches, read_volume, resample
 from ars_jax.errors import UserError
 from ars_jax.files import drop_temporaries
@@ -61,8 +62,8 @@ def prepare_image(volume: Volume, plan: Plan, name: object = "image") -> tuple[n
     whole = canonical(volume)
     box = crop_box(whole.array, whole.geometry.spacing, plan, name)
     source = cropped(whole.geometry, box)
-    array = whole.array[box].astype(np.float32)
-    target = divided(source, prepared_shape(source, plan))
+    array = as_float32(whole.array[box])
+    target = divided(source, prepared_shape(source, plan, name))
     if target.shape != source.shape:
         ratios = np.divide(source.shape, target.shape)
         sigma = np.where(ratios > _SMOOTH_ABOVE, (ratios - 1) / 2, 0)
@@ -236,7 +237,7 @@ def crop_box(image: np.ndarray, spacing: Sequence[float], plan: Plan, name: obje
     ends = [np.flatnonzero(mask.any(axis=others))[[0, -1]] for others in ((1, 2), (0, 2), (0, 1))]
     first, last = np.transpose(ends)
     # The edge of the body may lie inside of the block next to the last one whose mean is above the threshold.
-    margin = np.ceil(plan.crop_margin_mm / np.asarray(spacing)).astype(int) + factors - 1
+    margin = np.minimum(np.ceil(plan.crop_margin_mm / np.asarray(spacing)), image.shape).astype(int) + factors - 1
     return _box(np.maximum(first * factors - margin, 0), np.minimum((last + 1) * factors + margin, image.shape))
 
 
@@ -270,22 +271,30 @@ def divided(geometry: Geometry, shape: Sequence[int]) -> Geometry:
     return replace(geometry, shape=(z, y, x), spacing=(dz, dy, dx), origin=_point(geometry, (factors - 1) / 2))
 
 
-def prepared_shape(geometry: Geometry, plan: Plan) -> tuple[int, ...]:
+def prepared_shape(geometry: Geometry, plan: Plan, name: object = "image") -> tuple[int, ...]:
     """How many voxels the plan divides a cropped box into.
 
     Args:
         geometry: the cropped box's grid.
         plan: shape or spacing.
+        name: the file or case, for messages.
 
     Returns:
         Voxels z, y, x: the plan's shape, or what comes nearest to the plan's spacing, or the grid's own.
+
+    Raises:
+        UserError: more voxels than fit anywhere.
     """
     if plan.shape is not None:
         return plan.shape
     if plan.spacing is None:
         return geometry.shape
-    triples = zip(geometry.shape, geometry.spacing, plan.spacing, strict=True)
-    return tuple(max(1, round(side * old / new)) for side, old, new in triples)
+    sides = np.maximum(1, np.rint(np.multiply(geometry.shape, np.divide(geometry.spacing, plan.spacing))))
+    if sides.prod() > MOST_VOXELS:
+        found = f"{' x '.join(f'{side:.4g}' for side in sides)} voxels of {plan.spacing} mm"
+        fix = "choose a larger prepare.spacing, or correct the header's"
+        raise UserError(name, found=found, wanted=f"at most {MOST_VOXELS} voxels", fix=fix)
+    return tuple(map(int, sides))
 
 
 def normalised(image: np.ndarray, plan: Plan, name: object = "image") -> np.ndarray:

@@ -6,6 +6,7 @@ A NIfTI stream that ends early, numbers that are none, a bad checksum, and what 
 import gzip
 import zlib
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import numpy as np
 
@@ -21,6 +22,7 @@ _WITHOUT_SLICES = (
     "1.2.840.10008.5.1.4.1.1.481.",  # radiotherapy: doses, plans, structure sets
 )
 _HEAD_BYTES = 1024
+_CHUNK_BYTES = 1 << 20
 
 
 def nifti_nonfinite(path: Path, *, offset: int, bits: int, floating: bool, voxels: int) -> np.ndarray | None:
@@ -40,11 +42,11 @@ def nifti_nonfinite(path: Path, *, offset: int, bits: int, floating: bool, voxel
         EOFError: the stream is shorter than the header says.
         OSError, zlib.error: it cannot be read, or its checksum is wrong.
     """
-    with path.open("rb") as stream:
-        zipped = stream.read(2) == b"\x1f\x8b"
-    with gzip.open(path) if zipped else path.open("rb") as stream:
-        data = stream.read()
     wanted = offset + voxels * bits // 8
+    with _opened(path) as stream:
+        data = stream.read(max(wanted, 0))
+        while stream.read(_CHUNK_BYTES):  # for the checksum at the end; the rest may be anything, and any amount
+            pass
     if len(data) < wanted:
         raise EOFError(f"{len(data)} of {wanted} bytes")
     if not floating or bits not in (32, 64):
@@ -53,6 +55,35 @@ def nifti_nonfinite(path: Path, *, offset: int, bits: int, floating: bool, voxel
     values = np.frombuffer(data, f"{'<' if little else '>'}f{bits // 8}", voxels, offset)
     finite = np.isfinite(values)
     return None if finite.all() else ~finite
+
+
+def nifti_spacing(path: Path) -> tuple[float, ...]:
+    """Reads the spacing as the header has it; ITK gives 1 mm where there is none.
+
+    Args:
+        path: a .nii or .nii.gz file.
+
+    Returns:
+        mm along z, y, x.
+
+    Raises:
+        EOFError, OSError, zlib.error: no whole header.
+    """
+    with _opened(path) as stream:
+        head = stream.read(_HEAD_BYTES)
+    if len(head) < 348:
+        raise EOFError("the header ends early")
+    second = 540 in (int.from_bytes(head[:4], order) for order in ("little", "big"))  # a NIfTI-2 header's length
+    order = "<" if int.from_bytes(head[:4], "little") in (348, 540) else ">"
+    z, y, x = np.frombuffer(head, f"{order}f8" if second else f"{order}f4", 3, 112 if second else 80)[::-1]
+    return float(z), float(y), float(x)
+
+
+def _opened(path: Path) -> BinaryIO:
+    """A file, unzipped where it is zipped, whatever its name says."""
+    with path.open("rb") as stream:
+        zipped = stream.read(2) == b"\x1f\x8b"
+    return cast(BinaryIO, gzip.open(path)) if zipped else path.open("rb")
 
 
 def check_metaimage(path: Path) -> None:
@@ -68,7 +99,10 @@ def check_metaimage(path: Path) -> None:
     head, _, data = path.read_bytes().partition(b"ElementDataFile = LOCAL")
     if b"CompressedData = True" in head:
         stream = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
-        stream.decompress(data.partition(b"\n")[2])
+        rest = data.partition(b"\n")[2]
+        while rest and not stream.eof:  # in pieces, since a few bytes may unfold to any amount
+            stream.decompress(rest, _CHUNK_BYTES)
+            rest = stream.unconsumed_tail
         if not stream.eof:
             raise EOFError("the compressed stream ends early")
 

@@ -209,7 +209,8 @@ def without_place(geometry: Geometry) -> bool:
 
 
 def _percentiles(values: np.ndarray, which: tuple[float, ...]) -> tuple[float, ...]:
-    return tuple(float(value) for value in np.percentile(values, which))
+    # In float32 the difference between two values may overflow.
+    return tuple(float(value) for value in np.percentile(values.astype(np.float64), which))
 
 
 def _centroid(voxels: np.ndarray, shape: tuple[int, ...], geometry: Geometry, step: int = 1) -> Point:

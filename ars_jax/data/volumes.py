@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 import SimpleITK as sitk
 
-from ars_jax.data.streams import check_metaimage, dicom_kind, is_beside, nifti_nonfinite
+from ars_jax.data.streams import check_metaimage, dicom_kind, is_beside, nifti_nonfinite, nifti_spacing
 from ars_jax.errors import UserError
 
 sitk.ProcessObject.SetGlobalWarningDisplay(False)
@@ -28,6 +28,8 @@ READABLE = tuple(_READERS)
 WRITABLE = (".nii", ".nii.gz", ".nrrd", ".mha")  # one file each, so that writing can be atomic
 _NIFTI_FLOATS = (16, 64)
 _SLICE_TOLERANCE_MM = 0.1
+_SPACINGS_MM = (1e-6, 1e4)  # beyond are mistakes of units or of headers
+_FARTHEST_MM = 1e6
 
 
 @dataclass(frozen=True)
@@ -272,7 +274,19 @@ def _header(path: Path) -> sitk.ImageFileReader:
         if "orthonormal" in str(error):
             raise _fault(path, "a sheared affine", "axes at right angles", "correct sform and qform") from error
         raise _fault(path, _cause(error)) from error
+    if _READERS[_suffix(path)] == "NiftiImageIO":
+        _check_spacing(path)
     return reader
+
+
+def _check_spacing(path: Path) -> None:
+    """Raises where a NIfTI header has no spacing, for which ITK would take 1 mm."""
+    try:
+        sides = nifti_spacing(path)
+    except (OSError, EOFError, zlib.error) as error:
+        raise _fault(path, f"an incomplete or damaged file ({_cause(error)})") from error
+    if not all(0 < side < math.inf for side in sides):
+        raise _fault(path, f"spacing {_words(sides, ' mm')} in pixdim", "positive sides", "correct the header")
 
 
 def _read_file(path: Path) -> tuple[sitk.Image, np.ndarray | None]:
@@ -372,6 +386,12 @@ def _geometry(path: str | Path, image: sitk.Image | sitk.ImageFileReader) -> Geo
     direction = tuple(float(value) + 0.0 for value in matrix.ravel())
     if not all(map(math.isfinite, (sx, sy, sz, ox, oy, oz, *direction))):
         raise _fault(path, "a header with NaN or infinity")
+    if not _SPACINGS_MM[0] <= min(sx, sy, sz) <= max(sx, sy, sz) <= _SPACINGS_MM[1]:
+        wanted = f"{_SPACINGS_MM[0]:g} to {_SPACINGS_MM[1]:g} mm"
+        raise _fault(path, f"spacing {_words((sz, sy, sx), ' mm')}", wanted, "correct the header")
+    if max(abs(ox), abs(oy), abs(oz)) > _FARTHEST_MM:
+        wanted = f"within {_FARTHEST_MM:g} mm"
+        raise _fault(path, f"origin {_words((oz, oy, ox), ' mm')}", wanted, "correct the header")
     return Geometry((nz, ny, nx), (sz, sy, sx), (oz, oy, ox), direction)
 
 

@@ -11,8 +11,10 @@ from scipy import ndimage
 from ars_jax.data.phantom import PHANTOM_LABELS, phantom_case
 from ars_jax.data.volumes import Geometry
 from ars_jax.errors import UserError
+from ars_jax.files import array_of
 
-_UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
+_UNREADABLE = (OSError, EOFError, ValueError, LookupError, RuntimeError, TypeError, MemoryError)
+_UNREADABLE = (*_UNREADABLE, zipfile.BadZipFile, zlib.error)
 _FLOOR = 1e-4
 _MISSED = {"Parotid_L": 0.5, "OpticNerve_R": 1.0}
 _GROWN = {"Submandibular_L": 2, "Larynx": 1}
@@ -144,7 +146,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
                 raise UserError(path, found="another kind of file", wanted=wanted, fix=fix)
             raw.seek(0)
             with np.load(raw, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in ("logits", "labels", "where") if name in file.files}
+                arrays = {name: array_of(file, name) for name in ("logits", "labels", "where") if name in file.files}
                 names = ", ".join(file.files) or "nothing"
     except _UNREADABLE as error:
         known = {FileNotFoundError: "no such file", IsADirectoryError: "a folder"}

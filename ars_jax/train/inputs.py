@@ -152,7 +152,11 @@ def read_split(path: Path) -> Split:
     split = read_json(path)
     needed = {"train", "validation"}
     if not (
-        isinstance(split, dict) and needed <= set(split) and all(isinstance(part, dict) for part in split.values())
+        isinstance(split, dict)
+        and needed <= set(split)
+        and all(
+            isinstance(part, dict) and all(isinstance(key, str) for key in part.values()) for part in split.values()
+        )
     ):
         wanted = '{"train": {"case": "hash"}, "validation": ...}'
         raise UserError(path, found="something else", wanted=wanted, fix="restore the file that training wrote")
