@@ -23,7 +23,7 @@ from ars_jax.losses import region_bounds
 from ars_jax.mesh import Mesh, batch_shardings, local_rows, on_one_device, put_batch, state_shardings
 from ars_jax.models import VNet
 from ars_jax.predict import Network, make_model
-from ars_jax.processes import count, ended_together, is_first
+from ars_jax.processes import barrier, count, ended_together, is_first
 from ars_jax.resample import resample
 from ars_jax.train.compile import batch_shapes, lower_step
 from ars_jax.train.devices import check_depth, training_mesh
@@ -113,6 +113,7 @@ def _train(setup: Setup, resume: bool, console: Console) -> None:
     if resume and not resumed:
         console.print(f"no checkpoint in {folder} yet: the training begins", soft_wrap=True)
     log = folder / "metrics.jsonl" if is_first() else None
+    barrier()
     with (
         checkpoints(folder / "checkpoints") as manager,
         Recorder(log, console, setup.per_epoch, setup.steps) as recorder,
@@ -147,6 +148,8 @@ def _run_steps(
         batch, wait = timed(source.__next__)
         at(number, "waiting for the devices")
         placed, transfer = timed(place, batch)
+        if number == done + 1:
+            barrier()  # processes compile for unlike times, and give up if others do not connect within half a minute
         times = Times(**batch["seconds"], wait=wait, transfer=transfer, given=perf_counter())
         state, metrics = step(state, placed)
         # The metrics of the step before are fetched only now, while this one runs.
