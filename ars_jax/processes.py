@@ -247,6 +247,8 @@ def _end(error: BaseException) -> NoReturn:
         message, status = f"another process was lost ({_short(error)}); see its output; with --resume it goes on", 1
     elif isinstance(error, UserError):
         message, status = str(error), 2
+    elif isinstance(error, OSError):
+        message, status = f"{error.filename or 'a file'}: found {error.strerror or error}; fix: check path and rights", 2
     elif isinstance(error, KeyboardInterrupt):
         message, status = "interrupted; with --resume it goes on", 130
     else:
