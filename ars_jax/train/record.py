@@ -316,7 +316,6 @@ def describe(config: Config, inputs: Inputs, state: TrainState, compiled: Compil
     return {
         "step": int(state.step),
         "device": f"{devices.size} x {devices[0].device_kind}",
-        "mesh": dict(mesh.shape),
         "processes": len({device.process_index for device in devices}),
         "mesh": {**mesh.shape, "parameters": config.mesh.parameters},
         "parameters": count_parameters(state),

@@ -15,7 +15,7 @@ from jax.stages import Compiled
 
 from ars_jax.config import Config, DataConfig, LossConfig, MeshConfig, ModelConfig, RunConfig, TrainConfig
 from ars_jax.mesh import LEAST_DIVIDED, make_mesh, put_batch, state_shardings
-from ars_jax.models import VNet
+from ars_jax.models.convolution import Form
 from ars_jax.predict import make_model
 from ars_jax.train.compile import batch_shapes, lower_step
 from ars_jax.train.state import create_state, state_shapes
@@ -55,11 +55,11 @@ def batch() -> dict[str, np.ndarray]:
 
 
 @cache
-def step_on(config: Config, model: VNet = MODEL) -> tuple[Compiled, Result]:
+def step_on(config: Config, form: Form = "auto") -> tuple[Compiled, Result]:
     """The compiled step of a mesh, and what it makes of the first state."""
     mesh = make_mesh(config.mesh.data, config.mesh.space)
     lying = state_shardings(mesh, SHAPES, config.mesh.parameters)
-    lowered = lower_step(config, model, OPTIMIZER, SHAPES, mesh, canvas=CANVAS, partly_labelled=True)
+    lowered = lower_step(config, MODEL.clone(form=form), OPTIMIZER, SHAPES, mesh, canvas=CANVAS, partly_labelled=True)
     compiled = lowered.compile()
     # A step gives its state up, and what is laid on the same device is not copied.
     state = jax.device_put(jax.tree.map(jnp.copy, first_state()), lying)
@@ -91,7 +91,7 @@ def test_devices_that_share_batch_and_depth_equal_one(data: int, space: int, par
     Borders are exchanged and sums taken; nothing but divided parameters is gathered.
     """
     program, result = step_on(with_mesh(data, space, parameters))
-    assert_same_step(result, step_on(CONFIG, MODEL.clone(form="native"))[1])
+    assert_same_step(result, step_on(CONFIG, "native")[1])
     text = program.as_text() or ""
     assert "collective-permute" in text and "all-reduce" in text and "all-to-all" not in text
     divided = {leaf.shape for leaf in jax.tree.leaves(SHAPES.params) if leaf.size >= LEAST_DIVIDED}
