@@ -248,10 +248,8 @@ def _end(error: BaseException) -> NoReturn:
     elif isinstance(error, UserError):
         message, status = str(error), 2
     elif isinstance(error, OSError):
-        message, status = (
-            f"{error.filename or 'a file'}: found {error.strerror or error}; fix: check path and rights",
-            2,
-        )
+        place, found = error.filename or "a file", error.strerror or error
+        message, status = f"{place}: found {found}; fix: check path and rights", 2
     elif isinstance(error, KeyboardInterrupt):
         message, status = "interrupted; with --resume it goes on", 130
     else:
