@@ -1,0 +1,164 @@
+"""Trainings by two real processes with two virtual devices each, against one process with four."""
+
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from ars_jax.options import read_config
+from ars_jax.predict import load_network
+from tests.small_runs import lines_of, write_config, write_data_set
+
+ROOT = Path(__file__).parents[2]
+STEPS = 6
+STOPPED = 3
+LIMIT_S = 300
+
+Ended = tuple[int, str]
+"""The exit status of a process and all that it showed."""
+
+
+def start(*words: object, devices: int = 2, stop_at: int = -1) -> tuple[subprocess.Popen[bytes], Any]:
+    shown = tempfile.TemporaryFile()
+    command = [sys.executable, "-m", "tests.one_process", str(devices), str(stop_at), *map(str, words)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=shown, stderr=subprocess.STDOUT), shown
+
+
+def ended(started: Sequence[tuple[subprocess.Popen[bytes], Any]]) -> list[Ended]:
+    """Waits for processes that were started; none outlives the test."""
+    results = []
+    try:
+        for process, _ in started:
+            process.wait(LIMIT_S)
+    finally:
+        for process, shown in started:
+            process.kill()
+            status = process.wait()
+            shown.seek(0)
+            results.append((status, shown.read().decode(errors="replace")))
+            shown.close()
+            sys.stdout.write(f"--- exit status {status}\n{results[-1][1]}\n")
+    return results
+
+
+def start_pair(*words: object, stop_at: int = -1) -> list[tuple[subprocess.Popen[bytes], Any]]:
+    """Starts the same command in two processes, of which only the second is told to stop."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    words = (*words, "--coordinator", f"localhost:{port}", "--processes", 2, "--join_timeout", LIMIT_S)
+    return [start(*words, "--process", number, stop_at=stop_at if number else -1) for number in range(2)]
+
+
+@dataclass(frozen=True)
+class Runs:
+    """One training by one process, and one by two that was stopped, then resumed by two and, in a copy, by one."""
+
+    config: Path
+    alone: Path
+    shared: Path
+    handed_over: Path
+    stopped: list[Ended]
+    resumed: list[Ended]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """The variant with smooth activations and small steps: rounding would else grow beyond what is compared."""
+    base = tmp_path_factory.mktemp("processes")
+    sections: dict[str, Any] = {
+        "data": {"validation_fraction": 0.3, "cache": str(base / "cache")},
+        "model": {"variant": "monai"},
+        "optim": {"learning_rate": 1e-4},
+        "train": {"epochs": 3, "batch_size": 4, "validate_every": 1},
+    }
+    config = write_config(base / "config.yaml", write_data_set(base / "data"), base / "alone", **sections)
+    words = ("train", "--config", config, "--compiled", base / "compiled")
+    shared = (*words, "--run.dir", base / "shared")
+    stopped = ended(start_pair(*shared, stop_at=STOPPED - 1))
+    shutil.copytree(base / "shared", base / "handed_over")
+    resumed = ended(start_pair(*shared, "--resume"))
+    for folder in ("alone", "handed_over"):
+        ((status, _),) = ended([start(*words, "--run.dir", base / folder, "--resume", devices=4)])
+        assert status == 0
+    return Runs(config, base / "alone", base / "shared", base / "handed_over", stopped, resumed)
+
+
+def of_kind(run: Path, kind: str) -> list[dict[str, Any]]:
+    return [line for line in lines_of(run) if line["kind"] == kind]
+
+
+def test_two_processes_train_to_the_losses_of_one(runs: Runs) -> None:
+    """Of two devices each, to those of four devices, though they were stopped and resumed on the way."""
+    expected, found = of_kind(runs.alone, "train"), of_kind(runs.shared, "train")
+    assert [line["step"] for line in found] == list(range(1, STEPS + 1))
+    np.testing.assert_allclose([line["loss"] for line in found], [line["loss"] for line in expected], rtol=1e-5)
+    network = load_network(runs.shared, read_config(runs.config), "newest")
+    other = load_network(runs.alone, read_config(runs.config), "newest")
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), network.params, other.params)
+
+
+def test_a_run_of_two_processes_is_resumed_by_one(runs: Runs) -> None:
+    expected, found = of_kind(runs.shared, "train"), of_kind(runs.handed_over, "train")
+    assert [line["step"] for line in found] == list(range(1, STEPS + 1))
+    np.testing.assert_allclose([line["loss"] for line in found], [line["loss"] for line in expected], rtol=1e-5)
+
+
+def test_validation_cases_that_two_processes_share_score_as_those_of_one(runs: Runs) -> None:
+    expected, found = of_kind(runs.alone, "validation"), of_kind(runs.shared, "validation")
+    assert [line["step"] for line in found] == [2, 4, 6]
+    for one, other in zip(expected, found, strict=True):
+        assert other["dsc"] == pytest.approx(one["dsc"], abs=2e-3)
+
+
+def test_one_log_says_what_trained(runs: Runs) -> None:
+    for line, count in ((of_kind(runs.shared, "start")[0], 2), (of_kind(runs.alone, "start")[0], 1)):
+        assert (line["processes"], line["device"]) == (count, "4 x cpu")
+        assert line["mesh"] == {"data": 4, "space": 1, "parameters": "replicated"}
+        assert (line["training_cases"], line["validation_cases"]) == (7, 3)
+    assert len(of_kind(runs.shared, "start")) == 2
+    assert len(of_kind(runs.shared, "end")) == 1
+    first, second = (text for _, text in runs.resumed)
+    assert "validation DSC" in first
+    assert "validation DSC" not in second
+    assert "run in" not in second
+
+
+def test_all_stop_where_one_is_told_to(runs: Runs) -> None:
+    """After the same step, which is saved."""
+    assert [status for status, _ in runs.stopped] == [75, 75]
+    (stop,) = of_kind(runs.shared, "stop")
+    assert stop["step"] >= STOPPED
+    assert [line["step"] for line in of_kind(runs.shared, "start")] == [0, stop["step"]]
+    assert [status for status, _ in runs.resumed] == [0, 0]
+
+
+def test_no_process_waits_for_one_that_ended(tmp_path: Path) -> None:
+    """The first cannot prepare a case; another finds no first, and the last no cluster."""
+    data = write_data_set(tmp_path / "data", cases=4)
+    image = data / "images" / "case_1.nii.gz"
+    image.write_bytes(image.read_bytes()[:200])
+    config = write_config(tmp_path / "config.yaml", data, tmp_path / "run", train={"batch_size": 4})
+    lonely = ("--coordinator", "localhost:1", "--processes", 2, "--process", 1, "--join_timeout", 1)
+    started = [
+        *start_pair("train", "--config", config),
+        start("train", "--config", config, *lonely),
+        start("train", "--config", config, "--distributed"),
+    ]
+    results = ended(started)
+    assert [status for status, _ in results] == [2, 2, 2, 2]
+    first, second, alone, outside = (text.splitlines()[-1] for _, text in results)
+    assert first.startswith(f"ars-jax: {image}")
+    assert second == first.replace("ars-jax: ", "ars-jax: ended with process 0: ", 1)
+    assert alone.startswith("ars-jax: localhost:1: found not all processes after 1 s")
+    assert outside.startswith("ars-jax: --distributed: found none of them")
+    assert not (tmp_path / "run" / "config.yaml").exists()
