@@ -1,11 +1,23 @@
 """Devices as a mesh, and what lies where on it."""
 
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from ars_jax.mesh import by_batch, by_volume, make_mesh, put_batch, replicated
+from ars_jax.mesh import (
+    LEAST_DIVIDED,
+    by_batch,
+    by_volume,
+    local_rows,
+    make_mesh,
+    on_one_device,
+    put_batch,
+    replicated,
+    state_shardings,
+)
 from tests.small_runs import DEVICES
 
 
@@ -65,3 +77,46 @@ def test_devices_that_do_not_share_volumes_share_the_batch() -> None:
 def test_a_mesh_of_more_devices_than_there_are_is_refused() -> None:
     with pytest.raises(ValueError, match="a mesh of 3 x 4 needs more than the 8 devices"):
         make_mesh(3, 4)
+
+
+def test_volumes_whose_depth_does_not_divide_are_laid_whole() -> None:
+    """What is staged for augmentation has the depth of the samples."""
+    batch: dict[str, Any] = {"image": np.arange(4 * 7 * 3 * 2.0).reshape(4, 7, 3, 2, 1)}
+    spread = put_batch(make_mesh(data=2, space=4), batch, 4, whole_volumes=True)
+    assert {shard.data.shape for shard in spread["image"].addressable_shards} == {(2, 7, 3, 2, 1)}
+    np.testing.assert_array_equal(spread["image"], batch["image"])
+
+
+def test_one_process_needs_every_case() -> None:
+    for data, space in ((8, 1), (2, 4), (1, 8)):
+        assert local_rows(make_mesh(data, space), 16) == range(16)
+
+
+def test_large_parameters_are_divided_along_their_longest_axis_that_divides() -> None:
+    mesh = make_mesh(data=4, space=2)
+    state = {
+        "kernel": np.zeros((5, 5, 5, 32, 64)),
+        "odd": np.zeros((5, 8, 302)),
+        "none": np.zeros((75, 75)),
+        "small": np.zeros(LEAST_DIVIDED - 4),
+    }
+    shapes = {name: one.shard_shape(state[name].shape) for name, one in state_shardings(mesh, state, "sharded").items()}
+    assert shapes == {
+        "kernel": (5, 5, 5, 32, 16),
+        "odd": (5, 2, 302),
+        "none": (75, 75),
+        "small": (LEAST_DIVIDED - 4,),
+    }
+    assert all(one.is_fully_replicated for one in state_shardings(mesh, state).values())
+
+
+def test_divided_arrays_come_whole_to_one_device() -> None:
+    mesh = make_mesh(data=4, space=2)
+    arrays = {"divided": np.arange(16.0).reshape(8, 2), "whole": np.arange(3)}
+    placed = {
+        "divided": jax.device_put(arrays["divided"], by_batch(mesh)),
+        "whole": jax.device_put(arrays["whole"], replicated(mesh)),
+    }
+    for name, array in on_one_device(placed).items():
+        assert array.devices() == {jax.devices()[0]}
+        np.testing.assert_array_equal(array, arrays[name])
