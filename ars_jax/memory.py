@@ -10,16 +10,11 @@ from ars_jax.errors import UserError
 GROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 """Where Linux names a control group's limit in bytes, or "max"."""
 
-MEMORY_OF = {
-    "TPU v4": 16 * 2**30,
-    "TPU v5": 95 * 2**30,
-    "TPU v5 lite": 16 * 2**30,
-    "TPU v6 lite": 32 * 2**30,
-    "TPU7x": 96 * 2**30,
-}
-"""Bytes of a device of a topology, by its name: a chip, or one of the two halves of a v4 or 7x chip.
+_GIBIBYTES = {"TPU v4": 15.25, "TPU v5": 95.74, "TPU v5 lite": 15.75, "TPU v6 lite": 31.25, "TPU7x": 94.75}
+MEMORY_OF = {name: int(gibibytes * 2**30) for name, gibibytes in _GIBIBYTES.items()}
+"""Bytes that the TPU compiler lets a program use, by the device's name: a chip, or one of the two halves of a v4 or 7x.
 
-A compiler without a device does not tell.
+A compiler without a device tells it only where a program does not fit.
 """
 
 _UNITS = {unit: 1000**power for power, unit in enumerate(("B", "KB", "MB", "GB", "TB"))}

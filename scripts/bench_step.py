@@ -261,8 +261,10 @@ def compile_times(arguments: argparse.Namespace, report: Report) -> None:
 
 def compile_once(name: str, folder: Path) -> dict[str, float]:
     """Compiles a configuration's state and step as `ars-jax train` does; returns the seconds of each stage."""
+    from ars_jax.allocator import keep_freed_memory
     from ars_jax.compiled import kept_programs
 
+    keep_freed_memory()
     marks = [time.perf_counter()]
 
     def since() -> float:

@@ -135,7 +135,7 @@ class Absent:
 
 def test_a_tpu_that_is_not_there_has_the_memory_of_its_kind() -> None:
     device = Absent()
-    assert find_memory(device) == 16 * 2**30
+    assert find_memory(device) == 15.25 * 2**30
     device.device_kind = "TPU v99"
     assert find_memory(device) is None
 

@@ -152,7 +152,7 @@ def _run_steps(
             barrier()  # processes compile for unlike times, and give up if others do not connect within half a minute
         times = Times(**batch["seconds"], wait=wait, transfer=transfer, given=perf_counter())
         state, metrics = step(state, placed)
-        # The metrics of the step before are fetched only now, while this one runs.
+        # The metrics of the step before are fetched only now, while an accelerator runs this one.
         recorder.step(number, batch["names"], metrics, times)
         if file := _maps_file(setup, number):
             recorder.flush()
@@ -279,7 +279,9 @@ def _placing(setup: Setup) -> Callable[[Batch], dict[str, jax.Array]]:
 
     def put(batch: Batch) -> Any:
         # What is staged need not divide: its depth is that of the samples, not the canvas's.
-        return put_batch(setup.mesh, arrays_of(batch), size, whole_volumes=staged)
+        placed = put_batch(setup.mesh, arrays_of(batch), size, whole_volumes=staged)
+        # A CPU runs a step in its caller's thread, see `allocator`, only if everything that it needs is there.
+        return jax.block_until_ready(placed) if jax.default_backend() == "cpu" else placed
 
     if not staged:
         return put

@@ -79,6 +79,9 @@ def preparation_progress(console: Console) -> Iterator[Callable[[int, int, str],
 class Recorder(AbstractContextManager["Recorder"]):
     """Writes metrics.jsonl and shows progress; a step's metrics are fetched when the next step was dispatched.
 
+    So an accelerator never waits for the log. On a CPU a step may be done when it was dispatched; its times are right
+    all the same.
+
     Args:
         path: the file; lines are appended. None where another process writes it.
         console: where progress is shown.
@@ -164,8 +167,10 @@ class Recorder(AbstractContextManager["Recorder"]):
             return
         (number, names, metrics, times, finished), self._pending = self._pending, None
         loss, parts = float(metrics["loss"]), {name: float(part) for name, part in metrics["parts"].items()}
-        now = time.perf_counter()
-        seconds, self._last = now - self._last, now
+        # When the step ended, not when its metrics were fetched: that is after the next one, where a CPU runs steps in
+        # the caller's thread.
+        ended = finished.result()
+        seconds, self._last = ended - self._last, ended
         if not math.isfinite(loss):
             raise DivergedError(
                 f"step {number}, cases {', '.join(names)}",
@@ -173,7 +178,7 @@ class Recorder(AbstractContextManager["Recorder"]):
                 wanted="a finite loss",
                 fix="lower optim.learning_rate or set optim.clip_norm; checkpoints up to here are whole",
             )
-        took = self._took(seconds, times, finished.result())
+        took = self._took(seconds, times, ended)
         line = {"kind": "train", "step": number, "epoch": round(number / self._per_epoch, 4), "loss": loss}
         self._write({**line, "parts": parts, **{f"{name}_s": round(value, 5) for name, value in took.items()}})
         text = "  ".join(f"{name} {part:.3f}" for name, part in {"loss": loss, **parts}.items())

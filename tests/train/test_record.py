@@ -133,6 +133,27 @@ def test_a_device_was_idle_for_a_batch_as_long_as_the_host_still_waited_for_it(t
     assert "mostly waiting for batches" in shown.getvalue()
 
 
+def test_a_step_lasts_from_the_end_of_the_one_before_to_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a CPU has done it before its metrics are handed over, so that those before it are fetched late."""
+    clock = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+    with Recorder(tmp_path / "metrics.jsonl", Console(quiet=True), 1, 3) as recorder:
+        recorder.begin(0)
+        for number, seconds in ((1, 1.0), (2, 2.0), (3, 4.0)):
+            clock[0] += seconds
+            recorder.step(number, ("a",), METRICS, DONE)
+            wait_for_watch(recorder)
+        recorder.end()
+    assert [line["step_s"] for line in lines_of(tmp_path) if line["kind"] == "train"] == [1, 2, 4]
+
+
+def wait_for_watch(recorder: Recorder) -> None:
+    assert recorder._pending is not None
+    recorder._pending.finished.result()
+
+
 def test_saving_after_a_validation_falls_into_no_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
