@@ -1,6 +1,5 @@
 """Trainings by two real processes with two virtual devices each, against one process with four."""
 
-import shutil
 import socket
 import subprocess
 import sys
@@ -20,7 +19,8 @@ from tests.small_runs import lines_of, write_config, write_data_set
 
 ROOT = Path(__file__).parents[2]
 STEPS = 6
-STOPPED = 3
+BEGUN, STOPPED = 2, 4
+"""Steps after which the first process hands over to two, and after which one of these is told to stop."""
 LIMIT_S = 300
 
 Ended = tuple[int, str]
@@ -61,14 +61,12 @@ def start_pair(*words: object, stop_at: int = -1) -> list[tuple[subprocess.Popen
 
 @dataclass(frozen=True)
 class Runs:
-    """One training by one process, and one by two that was stopped, then resumed by two and, in a copy, by one."""
+    """One training by one process, and one that a process began, two went on with, and one brought to its end."""
 
     config: Path
     alone: Path
-    shared: Path
-    handed_over: Path
-    stopped: list[Ended]
-    resumed: list[Ended]
+    relay: Path
+    ends: list[Ended]
 
 
 @pytest.fixture(scope="module")
@@ -82,15 +80,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
         "train": {"epochs": 3, "batch_size": 4, "validate_every": 1},
     }
     config = write_config(base / "config.yaml", write_data_set(base / "data"), base / "alone", **sections)
-    words = ("train", "--config", config, "--compiled", base / "compiled")
-    shared = (*words, "--run.dir", base / "shared")
-    stopped = ended(start_pair(*shared, stop_at=STOPPED - 1))
-    shutil.copytree(base / "shared", base / "handed_over")
-    resumed = ended(start_pair(*shared, "--resume"))
-    for folder in ("alone", "handed_over"):
-        ((status, _),) = ended([start(*words, "--run.dir", base / folder, "--resume", devices=4)])
-        assert status == 0
-    return Runs(config, base / "alone", base / "shared", base / "handed_over", stopped, resumed)
+    words = ("train", "--config", config, "--compiled", base / "compiled", "--resume")
+    relay = (*words, "--run.dir", base / "relay")
+    ends = ended([start(*words, devices=4)])
+    ends += ended([start(*relay, devices=4, stop_at=BEGUN - 1)])
+    ends += ended(start_pair(*relay, stop_at=STOPPED - 1))
+    ends += ended([start(*relay, devices=4)])
+    return Runs(config, base / "alone", base / "relay", ends)
 
 
 def of_kind(run: Path, kind: str) -> list[dict[str, Any]]:
@@ -98,48 +94,42 @@ def of_kind(run: Path, kind: str) -> list[dict[str, Any]]:
 
 
 def test_two_processes_train_to_the_losses_of_one(runs: Runs) -> None:
-    """Of two devices each, to those of four devices, though they were stopped and resumed on the way."""
-    expected, found = of_kind(runs.alone, "train"), of_kind(runs.shared, "train")
+    """Of two devices each, to those of four devices; and each resumes what the other left."""
+    expected, found = of_kind(runs.alone, "train"), of_kind(runs.relay, "train")
     assert [line["step"] for line in found] == list(range(1, STEPS + 1))
     np.testing.assert_allclose([line["loss"] for line in found], [line["loss"] for line in expected], rtol=1e-5)
-    network = load_network(runs.shared, read_config(runs.config), "newest")
+    network = load_network(runs.relay, read_config(runs.config), "newest")
     other = load_network(runs.alone, read_config(runs.config), "newest")
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), network.params, other.params)
 
 
-def test_a_run_of_two_processes_is_resumed_by_one(runs: Runs) -> None:
-    expected, found = of_kind(runs.shared, "train"), of_kind(runs.handed_over, "train")
-    assert [line["step"] for line in found] == list(range(1, STEPS + 1))
-    np.testing.assert_allclose([line["loss"] for line in found], [line["loss"] for line in expected], rtol=1e-5)
-
-
 def test_validation_cases_that_two_processes_share_score_as_those_of_one(runs: Runs) -> None:
-    expected, found = of_kind(runs.alone, "validation"), of_kind(runs.shared, "validation")
+    expected, found = of_kind(runs.alone, "validation"), of_kind(runs.relay, "validation")
     assert [line["step"] for line in found] == [2, 4, 6]
     for one, other in zip(expected, found, strict=True):
         assert other["dsc"] == pytest.approx(one["dsc"], abs=2e-3)
 
 
-def test_one_log_says_what_trained(runs: Runs) -> None:
-    for line, count in ((of_kind(runs.shared, "start")[0], 2), (of_kind(runs.alone, "start")[0], 1)):
-        assert (line["processes"], line["device"]) == (count, "4 x cpu")
-        assert line["mesh"] == {"data": 4, "space": 1, "parameters": "replicated"}
-        assert (line["training_cases"], line["validation_cases"]) == (7, 3)
-    assert len(of_kind(runs.shared, "start")) == 2
-    assert len(of_kind(runs.shared, "end")) == 1
-    first, second = (text for _, text in runs.resumed)
-    assert "validation DSC" in first
-    assert "validation DSC" not in second
-    assert "run in" not in second
-
-
 def test_all_stop_where_one_is_told_to(runs: Runs) -> None:
     """After the same step, which is saved."""
-    assert [status for status, _ in runs.stopped] == [75, 75]
-    (stop,) = of_kind(runs.shared, "stop")
-    assert stop["step"] >= STOPPED
-    assert [line["step"] for line in of_kind(runs.shared, "start")] == [0, stop["step"]]
-    assert [status for status, _ in runs.resumed] == [0, 0]
+    assert [status for status, _ in runs.ends] == [0, 75, 75, 75, 0]
+    first, second = (line["step"] for line in of_kind(runs.relay, "stop"))
+    assert first == BEGUN
+    assert STOPPED <= second < STEPS
+    assert [line["step"] for line in of_kind(runs.relay, "start")] == [0, first, second]
+
+
+def test_one_log_says_what_trained(runs: Runs) -> None:
+    starts = of_kind(runs.relay, "start")
+    assert [line["processes"] for line in starts] == [1, 2, 1]
+    for line in starts:
+        assert line["device"] == "4 x cpu"
+        assert line["mesh"] == {"data": 4, "space": 1, "parameters": "replicated"}
+        assert (line["training_cases"], line["validation_cases"]) == (7, 3)
+    assert len(of_kind(runs.relay, "end")) == 1
+    _, _, (_, shown), (_, hidden), _ = runs.ends
+    assert "validation DSC" in shown
+    assert "validation DSC" not in hidden
 
 
 def test_no_process_waits_for_one_that_ended(tmp_path: Path) -> None:
