@@ -83,7 +83,7 @@ OTHER = Config(
         eps=1e-12,
     ),
     optim=OptimConfig(learning_rate=1e-4, schedule="constant", warmup=0.0, clip_norm=1.0),
-    train=TrainConfig(epochs=3, batch_size=2, accumulate=2, validate_every=1, maps_every=4, seed=7),
+    train=TrainConfig(epochs=3, batch_size=2, accumulate=2, validate_every=1, maps_every=4, stall_s=5.0, seed=7),
     mesh=MeshConfig(data=2, space=4, parameters="sharded"),
 )
 
