@@ -22,7 +22,7 @@ from ars_jax.models.convolution import (
 )
 from tests.compilation import quick_compilation
 
-FORMS: tuple[Form, ...] = ("auto", "depth_sum", "depth_fold", "matmul")
+FORMS: tuple[Form, ...] = ("auto", "divided", "depth_sum", "depth_fold", "matmul")
 SHAPES = {
     "one channel": (2, 4, 5, 6, 1),
     "channels": (1, 3, 4, 5, 3),
