@@ -37,7 +37,7 @@ def test_validation_without_any_organ_has_no_mean(monkeypatch: pytest.MonkeyPatc
 def test_cases_that_processes_share_are_averaged_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
     """The sums, and so the last digits, are those of one process."""
     rng = np.random.default_rng(0)
-    samples = [sample(str(number), rng.integers(0, 3, 4).tolist(), [True, True, number != 3]) for number in range(7)]
+    samples = [sample(str(number), rng.integers(0, 3, 4).tolist(), [True, True, number != 3]) for number in range(50)]
     predictions = {id(one.image): rng.integers(0, 3, (1, 1, 4)).astype(np.uint8) for one in samples}
     monkeypatch.setattr(validate, "predict_array", lambda network, image: predictions[id(image)])
     alone = validate.validate(random_network(PLAN), samples)
