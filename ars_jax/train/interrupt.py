@@ -26,7 +26,7 @@ def stopped_at_once() -> Iterator[None]:
     """
 
     def stop(*_: Any) -> None:
-        raise StoppedError("stopped by SIGTERM before there was anything to save")
+        raise StoppedError("stopped by SIGTERM before there was anything new to save")
 
     with _handled({signal.SIGTERM: stop}):
         yield
