@@ -48,7 +48,7 @@ def main() -> int:
         }
         for kind, strategy in chosen.items():
             started = time.perf_counter()
-            quick = quick_network(base) if kind == "volumes" else contextlib.nullcontext()
+            quick = quick_network(base) if kind in ("volumes", "names") else contextlib.nullcontext()
             with quick, running_short():
                 counts[kind] = _count(strategy, arguments.examples // len(chosen), arguments.seed, base, faults)
             counts[kind]["seconds"] = round(time.perf_counter() - started)

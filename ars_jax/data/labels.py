@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ars_jax.data.plan import is_name
 from ars_jax.errors import UserError
 
 BTCV_LABELS = {
@@ -44,14 +45,17 @@ def checked_labels(thing: str | Path, labels: Any) -> dict[str, int]:
         The table.
 
     Raises:
-        UserError: not a table, empty, more than 254 organs, or a value that is not whole, not from 1 to 65535, or given
-            twice.
+        UserError: not a table, empty, more than 254 organs, a name that cannot be shown, or a value that is not whole,
+            not from 1 to 65535, or given twice.
     """
     if not isinstance(labels, Mapping) or not 0 < len(labels) <= _MAX_ORGANS:
         wanted = f'1 to {_MAX_ORGANS} organs as {{"Organ": value}}'
         raise UserError(thing, found="no table of organs", wanted=wanted, fix="list the organs with their values")
     seen: dict[int, str] = {}
     for organ, value in labels.items():
+        if not is_name(organ):
+            wanted = "the name of an organ, of at most 100 letters that can be shown"
+            raise UserError(thing, found=repr(organ), wanted=wanted, fix="mend the name")
         if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= _MAX_VALUE:
             fix = "give each organ one number (background is 0 and not listed)"
             raise UserError(f"{thing}: {organ}", found=repr(value), wanted=f"1 to {_MAX_VALUE}", fix=fix)

@@ -16,6 +16,7 @@ from ars_jax.files import write_json
 MOST_VOXELS = 2**30
 """Of a volume: 4 GiB in float32, beyond which sides are mistakes."""
 
+_LONGEST_NAME = 100
 _MOST_UNITS = 1e9  # of an image; float32 keeps no differences far above
 
 
@@ -155,7 +156,16 @@ def _convert(value: Any, hint: Any) -> Any:
     raise TypeError
 
 
+def is_name(text: object) -> bool:
+    """Whether something may be an organ's name: 1 to 100 letters that tables and figures can show."""
+    return isinstance(text, str) and 0 < len(text.strip()) <= len(text) <= _LONGEST_NAME and text.isprintable()
+
+
 def _check_names(plan: Plan) -> None:
+    for organ in plan.labels:
+        if not is_name(organ):
+            wanted = f"1 to {_LONGEST_NAME} letters that can be shown"
+            raise UserError("labels", found=f"the organ {organ!r}", wanted=wanted, fix="mend the name")
     if not plan.labels or len(set(plan.labels)) != len(plan.labels) or len(plan.labels) > 254:
         raise UserError("labels", found=plan.labels, wanted="1 to 254 different organ names", fix="mend the names")
     paired = [name for pair in plan.pairs for name in pair]

@@ -34,7 +34,7 @@ def volumes(draw: Any) -> Attempt:
         image = gzip.compress(image, 1)
     image = draw(files.damaged(image))
     label = label if draw(st.booleans()) else draw(files.damaged(label))
-    name = draw(st.sampled_from(["case_0", "a b", "☢ ü", "[red]", "a\nb", "$x^{", ":x:"]))
+    name = draw(st.sampled_from(["case_0", "a b", "☢ ü", "[red]", "a\nb", "$x^{$", ":x:"]))
     command = draw(st.sampled_from(["check", "json", "repair", "train", "predict", "score"]))
     if command == "predict":
         return Attempt(
@@ -276,21 +276,35 @@ def places(draw: Any) -> Attempt:
 
 
 @st.composite
-def names(draw: Any) -> Attempt:
-    """Cases and organs with names that files, pages and figures read as something else."""
-    usable = [name for name in HOSTILE if name.strip(". ") and not {"\0", "\ud800"} & set(name)]
-    organ, case = draw(st.sampled_from(usable)), draw(st.sampled_from(usable)).replace("/", "_")[:200]
-    if draw(st.booleans()):
-        path = f"data/images/{case}.nii"
-        organs = {f"data/labels/{case}/{organ.replace('/', '_')[:200]}.nii": b""}
-        content: dict[str, bytes | str] = {path: b"x", **organs, "data/labels.json": "gone"}
-        return Attempt(
-            draw(st.sampled_from([("check", "{tmp}/data"), (*TRAIN, "--data.root", "{tmp}/data")])), content, ("data",)
+def names(draw: Any, base: Path) -> Attempt:
+    """Sound cases and organs with names that files, pages, figures and terminals read as something else."""
+    usable = [name for name in HOSTILE if not {"\0", "\ud800"} & set(name)]
+    organ, case = draw(st.sampled_from(usable)), draw(st.sampled_from(usable)).replace("/", "_")[:200] or "x"
+    image, label = ((base / "data" / part / "case_0.nii").read_bytes() for part in ("images", "labels"))
+    table = json.dumps({organ: 3, "Ball_R": 7}).encode()
+    drawn: dict[str, bytes | str] = {f"data/images/{case}.nii": image, f"data/labels/{case}.nii": label}
+    drawn |= {"data/labels.json": table, "data/unlabelled.json": json.dumps({case: [organ]}).encode()}
+    scored: dict[str, bytes | str] = {f"p/{case}.nii": label, f"r/{case}.nii": label, "r/labels.json": table}
+    folders = ("evaluate", "--predictions", "{tmp}/p", "--references", "{tmp}/r", "--out", "{tmp}/out")
+    run: dict[str, bytes | str] = {}
+    for name in ("plan.json", "metrics.jsonl", "evaluation/table.json", "evaluation/cases.json"):
+        text = (base / "run" / name).read_text(encoding="utf-8").replace("Ball_L", json.dumps(organ)[1:-1])
+        run[f"run/{name}"] = text.replace('"case_0"', json.dumps(case)).encode()
+    return draw(
+        st.sampled_from(
+            [
+                Attempt(("check", "{tmp}/data", "--json", "{tmp}/measures.json"), drawn, ("data",)),
+                Attempt(("check", "{tmp}/data", "--repair", "{tmp}/copy"), drawn, ("data",)),
+                Attempt((*TRAIN, "--data.root", "{tmp}/data", *WITHOUT_PAIRS), drawn, ("data",)),
+                Attempt(folders, scored),
+                Attempt(("predict", "{run}", f"{{tmp}}/{case}.nii", "--out", "{tmp}/out"), {f"{case}.nii": image}),
+                Attempt(("report", "{tmp}/run", "--out", "{tmp}/out"), run, ("run",)),
+            ]
         )
-    labels = json.dumps({organ: 3, "Ball_R": 7}).encode()
-    content = {"data/labels.json": labels, "data/unlabelled.json": json.dumps({case: [organ]}).encode()}
-    options = ("--data.pairs=[]", "--augment.flip=[false,false,false]")
-    return Attempt((*TRAIN, "--data.root", "{tmp}/data", *options), content, ("data",))
+    )
+
+
+WITHOUT_PAIRS = ("--data.pairs=[]", "--augment.flip=[false,false,false]")
 
 
 def kinds(base: Path) -> dict[str, st.SearchStrategy[Attempt]]:
@@ -304,5 +318,5 @@ def kinds(base: Path) -> dict[str, st.SearchStrategy[Attempt]]:
         "prepared caches": caches(base),
         "arrays": arrays(),
         "places": places(),
-        "names": names(),
+        "names": names(base),
     }

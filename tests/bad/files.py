@@ -25,7 +25,7 @@ HOSTILE = (
     "\x1b[31m",
     "[red]b[/red]",
     "<script>alert(1)</script>",
-    "$x^{",
+    "$x^{$",
     "%s{}\\",
     "☢ ü ",
     "\ud800",

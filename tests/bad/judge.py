@@ -144,7 +144,7 @@ def outcome(attempt: Attempt, base: Path, tmp: Path) -> Outcome:
     for path, content in attempt.files.items():
         if content == "locked":
             (inside / path).chmod(0o600)
-    outputs = ("metrics.jsonl", *(word for word in words if word.startswith(str(inside))))
+    outputs = ("metrics.jsonl", ".lock", *(word for word in words if word.startswith(str(inside))))
     changed = [path for path, seen in before.items() if after.get(path) != seen]
     half = [f"changed {path}" for path in changed if not path.endswith(outputs) and not _is_prepared(path)]
     half += [f"left {path}" for path in after.keys() - before.keys() if not _is_whole(Path(path))]

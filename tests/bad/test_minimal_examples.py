@@ -14,6 +14,7 @@ import pytest
 from ars_jax import report
 from ars_jax.cli import main
 from ars_jax.data.cache import load_sample
+from ars_jax.data.labels import checked_labels
 from ars_jax.data.plan import Plan, read_plan
 from ars_jax.data.prepare import prepare_image
 from ars_jax.data.survey import survey_image
@@ -160,6 +161,14 @@ def test_an_archive_of_other_things_than_arrays_is_refused(tmp_path: Path, conte
     for read in (load_sample, from_npz):
         with pytest.raises(UserError, match=r"a\.npz"):
             read(path)
+
+
+@pytest.mark.parametrize("name", ["", " ", "a\nb", "\x1b[31m", "x" * 101])
+def test_organs_have_names_that_can_be_shown(name: str) -> None:
+    with pytest.raises(UserError, match="labels"):
+        checked_labels("labels", {"Liver": 1, name: 2})
+    with pytest.raises(UserError, match="labels"):
+        Plan(("Liver", name))
 
 
 def test_messages_hold_no_letters_that_steer_a_terminal_and_end_somewhere() -> None:

@@ -1,5 +1,6 @@
 import dataclasses
 import itertools
+import threading
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -90,8 +91,31 @@ def test_a_batch_depends_on_seed_and_number_only():
     reference = take(8, samples)
     assert_same(reference, take(8, samples))
     assert_same(reference, take(8, samples, threads=7, ahead=11))
-    assert_same(reference, take(8, samples, threads=1, ahead=1))
     assert_same(reference[5:], take(3, samples, start=5))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_the_number_of_threads_and_of_batches_ahead_changes_no_bit(threads: int):
+    samples = some_samples(5)
+    reference = take(6, samples)
+    for ahead in (1, 2, 3, 4):
+        assert_same(reference, take(6, samples, threads=threads, ahead=ahead))
+
+
+def test_batches_keep_their_order_whichever_thread_ends_first():
+    """Every even one waits until the one behind it is made."""
+    made = [threading.Event() for _ in range(10)]
+
+    def make(number: int) -> Batch:
+        if number % 2 == 0:
+            assert made[number + 1].wait(60)
+        made[number].set()
+        return Batch(image=np.zeros(1), label=np.zeros(1), labelled=np.zeros(1), names=(str(number),), seconds={})
+
+    stream = prefetched(make, start=0, threads=2, ahead=4)
+    assert [next(stream)["names"] for _ in range(4)] == [("0",), ("1",), ("2",), ("3",)]
+    for event in made:
+        event.set()
 
 
 def test_another_seed_gives_other_batches():
