@@ -27,12 +27,10 @@ def locked(path: Path, *, required: bool = True, waiting: Callable[[str], None] 
     Raises:
         UserError: no lock can be made, though it is required.
     """
-    made = [folder for folder in path.parents if not folder.exists()]
+    made: list[Path] = []
     with ExitStack() as stack:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context(path.open("a", encoding="utf-8"))
-            free = _take(file, None if waiting is None else lambda: waiting(holder(path)))
+            free, made = _open_and_take(path, stack, None if waiting is None else lambda: waiting(holder(path)))
         except (OSError, ImportError) as error:
             if required:
                 found, fix = (
@@ -56,6 +54,27 @@ def _undo(path: Path, made: list[Path]) -> None:
             path.unlink()
             for folder in made:
                 folder.rmdir()
+
+
+def _open_and_take(path: Path, stack: ExitStack, wait: Callable[[], None] | None) -> tuple[bool, list[Path]]:
+    """Takes the lock of the file that bears the name when it is taken; returns whether, and the folders made for it.
+
+    Who held it may have deleted the file that was waited for, and somebody else may hold another one of its name.
+    """
+    while True:
+        made = [folder for folder in path.parents if not folder.exists()]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = stack.enter_context(path.open("a", encoding="utf-8"))
+        free = _take(file, wait)
+        if not free or _is_at(file, path):
+            return free, made
+        file.close()
+
+
+def _is_at(file: IO[str], path: Path) -> bool:
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    return False
 
 
 def holder(path: Path) -> str:

@@ -62,6 +62,25 @@ def test_a_lock_can_be_waited_for(tmp_path: Path) -> None:
         assert told == [f"process {other.pid} on {socket.gethostname()}"]
 
 
+@pytest.mark.parametrize("again", [False, True], ids=["deleted", "made again"])
+def test_a_lock_that_was_deleted_while_it_was_waited_for_is_not_held(tmp_path: Path, again: bool) -> None:
+    """Its holder's work came to nothing; who comes now would find another file, and hold that."""
+    path = tmp_path / "made" / ".lock"
+    with held_by_another(path) as other:
+
+        def undone(_: str) -> None:
+            path.unlink()
+            path.parent.rmdir()
+            if again:
+                path.parent.mkdir()
+                path.touch()
+            other.communicate("\n")
+
+        with locked(path, waiting=undone) as free, locked(path) as too:
+            assert (free, too) == (True, False)
+            assert holder(path) == f"process {os.getpid()} on {socket.gethostname()}"
+
+
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.EROFS, errno.EACCES])
 def test_without_locks_it_depends_on_the_caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     def refuse(*_: object) -> None:
