@@ -321,7 +321,6 @@ FAULTS = {
     "an unknown label value": (f"{TRAIN}|--data.root|{{tmp}}/value", "case_1.nii.gz: found label value 77"),
     "a label on another grid": (f"{TRAIN}|--data.root|{{tmp}}/grid", "case case_1: found label with .*--repair"),
     "an image cut short": (f"{TRAIN}|--data.root|{{tmp}}/cut", "case_1.nii.gz: found an incomplete or damaged file"),
-    "nothing to resume": (f"{TRAIN}|--resume", "{tmp}/new: found no checkpoint"),
     "a run there": ("train|--config|{config}", "{run}: found a run; wanted a new folder"),
     "a file for a run": ("train|--config|{config}|--run.dir|{tmp}/file", "{tmp}/file.*found"),
     "nothing to check": ("check", "root: found nothing"),

@@ -171,7 +171,8 @@ def _best_validation(run: Run) -> str:
     if not lines:
         return NONE
     best = max(lines, key=mean_dsc)
-    when = f"epoch {best['epoch']:g}" if "epoch" in best else f"step {best['step']}"
+    epoch = number(best.get("epoch"))
+    when = f"epoch {epoch:g}" if math.isfinite(epoch) else f"step {best['step']}"
     return f"mean DSC {mean_dsc(best):.3f} at {when}"
 
 

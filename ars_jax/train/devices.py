@@ -59,7 +59,7 @@ def _check_batch(config: Config, data: int) -> None:
 
 
 def check_depth(canvas: Sequence[int], space: int, key: str = "prepare.canvas") -> None:
-    """Holds the canvas against the devices that share its depth.
+    """Holds the canvas against the devices that share its depth, if there are several.
 
     Args:
         canvas: voxels z, y, x.
@@ -70,7 +70,7 @@ def check_depth(canvas: Sequence[int], space: int, key: str = "prepare.canvas") 
         UserError: the depth does not divide into equal parts that can be halved as often as the network does.
     """
     multiple = STRIDE * space
-    if canvas[0] % multiple:
+    if space > 1 and canvas[0] % multiple:
         wanted = f"a depth that is a multiple of {multiple}, {STRIDE} for each of the {space} devices along mesh.space"
         deeper = -(-canvas[0] // multiple) * multiple
         fix = f"for example a depth of {deeper}, or a smaller mesh.space"

@@ -36,7 +36,7 @@ def test_test_cases_are_hashed_and_not_prepared(config: Config) -> None:
     assert set(inputs.split["images"]) == {*names["train"], *names["validation"]}
     assert inputs.unused == 0
     assert [sample.name for sample in inputs.training + inputs.validation] == names["train"] + names["validation"]
-    prepared = {path.name.rsplit("-", 1)[0] for path in (config.run.dir / "cache").iterdir()}
+    prepared = {path.name.rsplit("-", 1)[0] for path in (config.run.dir / "cache").glob("*.npz")}
     assert prepared == {*names["train"], *names["validation"]}
     assert all(len(key) == 16 for key in inputs.split["test"].values())
 
