@@ -1,5 +1,6 @@
 """Batch, depth and parameters divided over devices: one device's step, without gathering a volume."""
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -82,6 +83,13 @@ def gathered(program: Compiled) -> list[tuple[int, ...]]:
     return [tuple(map(int, shape.split(","))) for shape in re.findall(r"\w\[([\d,]*)\]\S* all-gather\(", text)]
 
 
+def summed(program: Compiled) -> list[int]:
+    """How many numbers each sum over devices has; a volume could be gathered by one, too."""
+    results = re.findall(r"= (.*?) all-reduce(?:-start)?\(", program.as_text() or "")
+    shapes = [shape for result in results for shape in re.findall(r"\w\[([\d,]*)\]", result)]
+    return [math.prod(map(int, filter(None, shape.split(",")))) for shape in shapes]
+
+
 @pytest.mark.parametrize(
     ("data", "space", "parameters"), [(1, 8, "replicated"), (2, 4, "replicated"), (4, 2, "sharded")]
 )
@@ -96,6 +104,7 @@ def test_devices_that_share_batch_and_depth_equal_one(data: int, space: int, par
     assert "collective-permute" in text and "all-reduce" in text and "all-to-all" not in text
     divided = {leaf.shape for leaf in jax.tree.leaves(SHAPES.params) if leaf.size >= LEAST_DIVIDED}
     assert set(gathered(program)) == (divided if parameters == "sharded" else set())
+    assert 0 < max(summed(program)) <= max(leaf.size for leaf in jax.tree.leaves(SHAPES.params))
 
 
 def test_divided_parameters_and_moments_are_a_share_of_the_arguments() -> None:
