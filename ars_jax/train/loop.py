@@ -170,6 +170,7 @@ def _run_steps(
         by = asked(number) if number < setup.steps else None
         check_saved(manager)
         if validates or by:
+            recorder.flush()  # raises where the loss is not finite: such a state is not saved
             at(number, "saving a checkpoint")
             save(manager, number, _items(state), _meta(setup), scores["mean_dsc"] or 0.0 if scores else None)
             recorder.saved()

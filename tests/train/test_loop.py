@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from rich.console import Console
 
 from ars_jax.checkpoint import checkpoints, restore
 from ars_jax.cli import main
@@ -24,7 +25,7 @@ from ars_jax.config import LossConfig
 from ars_jax.data.loader import Batch
 from ars_jax.data.plan import Sample, read_plan
 from ars_jax.data.volumes import Volume, read_volume, write_volume
-from ars_jax.errors import UserError
+from ars_jax.errors import DivergedError, UserError
 from ars_jax.gradients.maps import region_maps
 from ars_jax.locks import locked
 from ars_jax.mesh import make_mesh, replicated
@@ -34,6 +35,7 @@ from ars_jax.report.runs import latest_steps, read_metrics
 from ars_jax.train import compile, loop
 from ars_jax.train.inputs import make_augmentation
 from ars_jax.train.maps import write_maps
+from ars_jax.train.record import Recorder
 from ars_jax.train.state import create_state
 from ars_jax.train.step import make_optimizer
 from tests.data.synthetic import LABELS, PLAN
@@ -270,6 +272,31 @@ def test_devices_that_augment_see_the_same_batches(straight: SmallRun) -> None:
         np.testing.assert_allclose(staged["image"], plain["image"], atol=1e-5)
         for name, array in plain.items():
             assert staged[name].sharding.is_equivalent_to(array.sharding, array.ndim)
+
+
+def test_what_is_not_finite_is_not_saved_at_a_signal(
+    straight: SmallRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss of the step after which a training stops is looked at before its state is saved."""
+    setup = loop._set_up(config := read_config(straight.folder / "config.yaml"), loop.prepare_inputs(config))
+    batch = {"seconds": {"load": 0.0, "augment": 0.0}, "names": ("case",)}
+    monkeypatch.setattr(loop, "_batches", lambda *_, **__: iter([batch]))
+    monkeypatch.setattr(loop, "_placing", lambda _: lambda _: {})
+    saved = []
+    monkeypatch.setattr(loop, "save", lambda _, number, *__: saved.append(number))
+    state = loop._first_state(setup)
+
+    def step(state: Any, _: Any) -> Any:
+        return state, {"loss": np.float32(np.nan), "parts": {}}
+
+    with (
+        checkpoints(tmp_path / "checkpoints") as manager,
+        Recorder(tmp_path / "metrics.jsonl", Console(quiet=True), setup.per_epoch, setup.steps) as recorder,
+        pytest.raises(DivergedError),
+    ):
+        compiled: Any = step
+        loop._run_steps(setup, state, compiled, manager, recorder, lambda _: "SIGTERM", lambda *_: None)
+    assert saved == []
 
 
 @dataclass(frozen=True)
