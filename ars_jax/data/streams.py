@@ -23,6 +23,7 @@ _WITHOUT_SLICES = (
 )
 _HEAD_BYTES = 1024
 _CHUNK_BYTES = 1 << 20
+_MOST_UNZIPPED = 1032  # bytes that one byte of deflate can stand for
 
 
 def nifti_nonfinite(path: Path, *, offset: int, bits: int, floating: bool, voxels: int) -> np.ndarray | None:
@@ -44,6 +45,8 @@ def nifti_nonfinite(path: Path, *, offset: int, bits: int, floating: bool, voxel
     """
     wanted = offset + voxels * bits // 8
     with _opened(path) as stream:
+        if (most := path.stat().st_size * (_MOST_UNZIPPED if isinstance(stream, gzip.GzipFile) else 1)) < wanted:
+            raise EOFError(f"at most {most} of {wanted} bytes")  # before there is memory for them
         data = stream.read(max(wanted, 0))
         while stream.read(_CHUNK_BYTES):  # for the checksum at the end; the rest may be anything, and any amount
             pass

@@ -30,6 +30,7 @@ _NIFTI_FLOATS = (16, 64)
 _SLICE_TOLERANCE_MM = 0.1
 _SPACINGS_MM = (1e-6, 1e4)  # beyond are mistakes of units or of headers
 _FARTHEST_MM = 1e6
+_MOST_VOXELS = 1 << 31  # four times a CT of 512 x 512 x 2000
 
 
 @dataclass(frozen=True)
@@ -306,6 +307,14 @@ def _check_axes(path: Path, size: Sequence[int], components: int) -> None:
     if len(size) != 3 and not (len(size) == 4 and size[3] == 1):
         sides = " x ".join(str(side) for side in size)
         raise _fault(path, f"{len(size)}-D data of {sides} voxels (x first)")
+    _check_voxels(path, size)
+
+
+def _check_voxels(path: Path, size: Sequence[int]) -> None:
+    """Raises where a header asks for more memory than any volume needs."""
+    if math.prod(size) > _MOST_VOXELS:
+        sides = " x ".join(str(side) for side in size)
+        raise _fault(path, f"{sides} voxels (x first)", f"at most {_MOST_VOXELS} voxels", "correct the header, or crop")
 
 
 def _check_stream(path: Path, reader: sitk.ImageFileReader) -> np.ndarray | None:
@@ -354,8 +363,6 @@ def _only_series(folder: Path, series: Mapping[str, Sequence[str]]) -> Sequence[
 
 def _check_slices(folder: Path, names: Sequence[str]) -> None:
     """Raises where slices are missing or sheared: ITK would stretch the others over the gap."""
-    if len(names) < 2:
-        return
     reader = sitk.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
     origins: list[tuple[float, ...]] = []
@@ -363,8 +370,11 @@ def _check_slices(folder: Path, names: Sequence[str]) -> None:
     for name in names:
         reader.SetFileName(name)
         reader.ReadImageInformation()
+        _check_voxels(folder, (*reader.GetSize(), len(names)))
         origins.append(reader.GetOrigin())
         normal = np.array(reader.GetDirection()[2::3])
+    if len(names) < 2:
+        return
     places = np.array(origins)
     steps = places[1:] - places[:-1]
     along = steps @ normal

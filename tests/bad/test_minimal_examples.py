@@ -23,6 +23,7 @@ from ars_jax.errors import UserError
 from ars_jax.files import read_json
 from ars_jax.laboratory.cases import from_npz
 from ars_jax.train.inputs import read_split
+from tests.bad.files import MHA, NRRD
 from tests.data.synthetic import PLAN
 
 GRID = Geometry((4, 4, 4), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
@@ -69,6 +70,43 @@ def test_what_lies_behind_the_voxels_fills_no_memory(tmp_path: Path) -> None:
     path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()) + bytes(100_000_000), 1))
     tracemalloc.start()
     read_volume(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10_000_000
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz", ".nrrd", ".mha"])
+def test_a_header_of_more_voxels_than_any_volume_has_is_refused_before_they_are_read(
+    tmp_path: Path, ending: str
+) -> None:
+    path = tmp_path / f"a{ending}"
+    sizes = "32767 32767 32767"
+    text = {".nrrd": NRRD.format("short", 3, sizes, "", "raw"), ".mha": MHA.format("MET_SHORT", 3, sizes, "")}
+    write_volume(tmp_path / "a.nii", RAMP)
+    content = bytearray((tmp_path / "a.nii").read_bytes())
+    struct.pack_into("<3h", content, 42, 32767, 32767, 32767)
+    nifti = gzip.compress(content) if ending == ".nii.gz" else bytes(content)
+    path.write_bytes(text[ending].encode() if ending in text else nifti)
+    for read in (read_volume, read_geometry):
+        with pytest.raises(UserError, match=r"found 32767 x 32767 x 32767 voxels .* wanted at most 2147483648 voxels"):
+            read(path)
+
+
+def test_a_ct_of_the_whole_body_is_not_too_large(tmp_path: Path) -> None:
+    path = tmp_path / "a.nrrd"
+    path.write_text(NRRD.format("short", 3, "512 512 2000", "", "raw"), encoding="utf-8")
+    assert read_geometry(path).shape == (2000, 512, 512)
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_a_file_that_cannot_hold_its_voxels_takes_no_memory_for_them(tmp_path: Path, zipped: bool) -> None:
+    content = bytearray(nifti(tmp_path).read_bytes())
+    struct.pack_into("<3h", content, 42, 1000, 1000, 1000)
+    path = tmp_path / ("b.nii.gz" if zipped else "b.nii")
+    path.write_bytes(gzip.compress(content) if zipped else content)
+    tracemalloc.start()
+    with pytest.raises(UserError, match="incomplete"):
+        read_volume(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 10_000_000
