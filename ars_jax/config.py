@@ -31,6 +31,7 @@ Remat = Literal["none", "convolutions", "stages"]
 Sides = tuple[int, int, int]
 
 _MOST, _MOST_EPOCHS, _MOST_CHANNELS, _LARGEST_KERNEL = 2**32, 1_000_000, 4096, 31
+_MOST_SECONDS = 1_000_000  # a thread waits no longer than some hundred years
 
 Rule = tuple[str, object, bool, str]
 """A key, its value, whether the value is in its range, and the range in words."""
@@ -320,7 +321,7 @@ def check_config(config: Config) -> None:
         ("train.accumulate", train.accumulate, train.accumulate > 0, "at least 1"),
         ("train.validate_every", train.validate_every, train.validate_every > 0, "at least 1"),
         ("train.maps_every", train.maps_every, train.maps_every >= 0, "at least 0"),
-        ("train.stall_s", train.stall_s, train.stall_s >= 0, "at least 0"),
+        ("train.stall_s", train.stall_s, 0 <= train.stall_s <= _MOST_SECONDS, f"0 to {_MOST_SECONDS}"),
         ("train.seed", train.seed, train.seed >= 0, "at least 0"),
         ("mesh.data", mesh.data, mesh.data is None or mesh.data > 0, "at least 1, or null"),
         ("mesh.space", mesh.space, mesh.space > 0, "at least 1"),

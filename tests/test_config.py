@@ -267,6 +267,7 @@ RANGES: dict[str, Sequence[str]] = {
     "train.batch_size": ("0",),
     "train.accumulate": ("0",),
     "train.validate_every": ("0",),
+    "train.stall_s": ("-1", "1e10", ".inf"),
     "train.seed": ("-1",),
     "mesh.data": ("0",),
     "mesh.space": ("0", "-2"),

@@ -64,7 +64,13 @@ def volumes(draw: Any) -> Attempt:
 
 TRAIN = ("train", "--config", "{base}/config.yaml", "--run.dir", "{tmp}/run", "--data.cache", "{tmp}/cache")
 CONFIG = {
-    "data": {"labels": {"Ball_L": 3, "Ball_R": 7}, "pairs": [["Ball_L", "Ball_R"]], "folds": 2, "fold": 0},
+    "data": {
+        "labels": {"Ball_L": 3, "Ball_R": 7},
+        "pairs": [["Ball_L", "Ball_R"]],
+        "folds": 2,
+        "fold": 0,
+        "split_sizes": None,
+    },
     "prepare": {
         "crop": "body",
         "crop_margin_mm": 5,
@@ -76,9 +82,18 @@ CONFIG = {
     },
     "augment": {"flip": [False, False, True], "translate": 0.1, "scale": [0.9, 1.1], "intensity_shift": 0.1},
     "model": {"variant": "figure", "base_channels": 2, "kernel_size": 3, "dropout": 0.1, "dtype": "float32"},
-    "loss": {"objective": "baseline+ars", "grid": [2, 2, 2], "a": 0.3, "b": 0.4, "eps": 1e-7},
+    "loss": {"objective": "baseline+ars", "grid": None, "region_size": [4, 4, 4], "a": 0.3, "b": 0.4, "eps": 1e-7},
     "optim": {"learning_rate": 1e-3, "schedule": "cosine", "warmup": 0.1, "clip_norm": 1.0},
-    "train": {"epochs": 1, "batch_size": 8, "accumulate": 1, "validate_every": 1, "maps_every": 0, "seed": 0},
+    "train": {
+        "epochs": 1,
+        "batch_size": 8,
+        "accumulate": 1,
+        "validate_every": 1,
+        "maps_every": 0,
+        "stall_s": 600.0,
+        "seed": 0,
+    },
+    "mesh": {"data": 1, "space": 1, "parameters": "replicated"},
 }
 KEYS = [f"{section}.{key}" for section, keys in CONFIG.items() for key in keys]
 
