@@ -19,7 +19,7 @@ from ars_jax.report.results import DIVERGED, INDEX, check_folds, has_whole_seed,
 from ars_jax.report.runs import read_evaluation, read_metrics
 from ars_jax.report.tables import NONE
 from ars_jax.score import score_run
-from ars_jax.train.folder import LOCK, check_same_config
+from ars_jax.train.folder import LOCK, check_same_config, drop_leftovers
 from ars_jax.train.inputs import find_cases, scored_role
 from ars_jax.train.loop import check_regions, train
 
@@ -53,6 +53,8 @@ def run_experiment(config: Config, experiment: ExperimentConfig, console: Consol
     for number, trial in enumerate(trials, start=1):
         console.print(f"run {number} of {len(trials)}: {trial.name}", soft_wrap=True)
         with locked(trial.config.run.dir / LOCK) as free:
+            if free:
+                drop_leftovers(trial.config.run.dir)
             reason = _finish(trial, experiment, console) if free else "another process is at it"
         if reason:
             console.print(reason, soft_wrap=True)

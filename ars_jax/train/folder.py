@@ -1,6 +1,6 @@
 """A run's folder: who may work in it, and with what."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,12 @@ LOCK = ".lock"
 
 
 @contextmanager
-def run_lock(folder: Path) -> Iterator[None]:
-    """Keeps other processes from working on a run.
+def run_lock(folder: Path, tell: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Keeps other processes from working on a run, where the file system has locks.
 
     Args:
         folder: of the run.
+        tell: is called with one line where nothing can keep them from it.
 
     Yields:
         Nothing.
@@ -37,9 +38,20 @@ def run_lock(folder: Path) -> Iterator[None]:
             found, fix = f"another training at work: {holder(folder / LOCK)}", "wait for it, stop it, or --run.dir NEW"
             raise UserError(folder, found=found, wanted="one training", fix=fix)
         if free:
-            drop_temporaries(folder)
-            drop_temporaries(folder / "maps")
+            drop_leftovers(folder)
+        elif tell:
+            tell(f"{folder} cannot be locked: see to it that no other training works there")
         yield
+
+
+def drop_leftovers(folder: Path) -> None:
+    """Deletes the temporaries of a training that was killed.
+
+    Args:
+        folder: of the run, whose lock is held.
+    """
+    drop_temporaries(folder)
+    drop_temporaries(folder / "maps")
 
 
 def check_taken(folder: Path, resume: bool) -> None:
