@@ -136,6 +136,15 @@ def test_a_run_that_another_process_is_at_is_left_to_it(config: Config, trained:
     assert experiment.run_experiment(config, TWO) == []
 
 
+def test_what_a_killed_run_left_half_written_is_deleted(config: Config, trained: list[str]) -> None:
+    left = config.run.dir / "runs/B/seed1/.plan.json.1-0123.tmp"
+    left.parent.mkdir(parents=True)
+    left.touch()
+    experiment.run_experiment(config, TWO)
+    assert not left.exists()
+    assert len(trained) == 4
+
+
 def test_more_seeds_and_objectives_join_those_that_are_there(config: Config, trained: list[str]) -> None:
     experiment.run_experiment(config, TWO)
     trained.clear()
