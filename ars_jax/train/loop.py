@@ -97,7 +97,7 @@ def train(config: Config, *, resume: bool = False, console: Console | None = Non
         with preparation_progress(console) as update:
             inputs = prepare_inputs(config, update, lambda text: console.print(text, soft_wrap=True))
         setup = _set_up(config, inputs)
-        with nullcontext() if held else run_lock(config.run.dir):
+        with nullcontext() if held else run_lock(config.run.dir, partial(console.print, soft_wrap=True)):
             check_taken(config.run.dir, resume)
             _train(setup, resume, console)
     return config.run.dir
