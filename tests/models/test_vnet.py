@@ -172,4 +172,6 @@ def test_a_volume_without_contrast_has_finite_logits_and_gradients() -> None:
         logits, updated = model.apply({**variables, "params": params}, x, train=True, mutable=["batch_stats"])
         return jnp.square(logits).sum(), updated
 
-    chex.assert_tree_all_finite(jax.jit(jax.value_and_grad(loss, has_aux=True))(variables["params"]))
+    quickly = {"xla_backend_optimization_level": 0}
+    differentiate = jax.jit(jax.value_and_grad(loss, has_aux=True), compiler_options=quickly)
+    chex.assert_tree_all_finite(differentiate(variables["params"]))
