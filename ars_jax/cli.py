@@ -27,9 +27,10 @@ from ars_jax.arguments import (
     report_arguments,
     train_arguments,
 )
-from ars_jax.config import Config, LossConfig, check_config
+from ars_jax.config import Config, LossConfig
 from ars_jax.errors import StoppedError, UserError
 from ars_jax.options import as_user_error, build_config, build_experiment, make_parser, preset, read_config
+from ars_jax.ranges import check_config
 
 Command = Callable[[Namespace, Console], None]
 

@@ -7,17 +7,9 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from ars_jax.config import (
-    TOLERANCE_MM,
-    Config,
-    Convention,
-    LossConfig,
-    Objective,
-    RunConfig,
-    Sides,
-    check_config,
-)
+from ars_jax.config import TOLERANCE_MM, Config, Convention, LossConfig, Objective, RunConfig, Sides
 from ars_jax.errors import UserError
+from ars_jax.ranges import check_config
 
 NAMES: Mapping[Objective, str] = {
     "cross_entropy": "C",

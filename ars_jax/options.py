@@ -12,10 +12,11 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, get_loader, set_loader, set_parsing_settings
 
-from ars_jax.config import Config, check_config
+from ars_jax.config import Config
 from ars_jax.errors import UserError
 from ars_jax.files import parse_yaml
 from ars_jax.matrix import ExperimentConfig
+from ars_jax.ranges import check_config
 
 # A value that looks like the path of a class would else be imported, which runs what stands in the module.
 set_parsing_settings(import_path_denylist=["*"])

@@ -24,7 +24,6 @@ from ars_jax.config import (
     PrepareConfig,
     RunConfig,
     TrainConfig,
-    check_config,
     make_plan,
     to_dict,
     to_yaml,
@@ -34,6 +33,7 @@ from ars_jax.data.phantom import PHANTOM_PAIRS
 from ars_jax.errors import UserError
 from ars_jax.metrics import surface
 from ars_jax.options import preset, read_config
+from ars_jax.ranges import check_config
 from ars_jax.train.step import make_loss
 
 PRESETS = ("btcv", "ct", "demo", "headneck", "hippocampus", "lits", "openkbp", "pddca")

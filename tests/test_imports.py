@@ -26,9 +26,10 @@ MAY_IMPORT = {
     "data": {"errors", "files", "locks"},
     "metrics": {"errors", "files"},
     "gradients": {"errors", "losses"},
-    "config": {"errors", "data"},
-    "matrix": {"errors", "config"},
-    "options": {"errors", "files", "config", "matrix"},
+    "config": {"data"},
+    "ranges": {"errors", "config"},
+    "matrix": {"errors", "config", "ranges"},
+    "options": {"errors", "files", "config", "ranges", "matrix"},
     "arguments": {"config", "options"},
     "checkpoint": {"errors"},
     "predict": {"errors", "files", "data", "models", "mesh", "config", "checkpoint"},
@@ -63,6 +64,7 @@ MAY_IMPORT = {
         "models",
         "mesh",
         "config",
+        "ranges",
         "options",
         "checkpoint",
         "predict",
@@ -88,6 +90,7 @@ WITHOUT_JAX = (
     "metrics/",
     "report/",
     "config.py",
+    "ranges.py",
     "matrix.py",
     "options.py",
     "arguments.py",
@@ -156,7 +159,7 @@ def test_the_rooms_of_data_and_tables_do_not_import_jax(path: Path) -> None:
 
 def test_the_command_line_imports_jax_only_inside_its_commands() -> None:
     """Nor anything of ours that does, so that help is instant."""
-    light = {"errors", "config", "options", "arguments"}
+    light = {"errors", "config", "ranges", "options", "arguments"}
     for statement in parse(PACKAGE / "cli.py").body:
         if isinstance(statement, ast.Import | ast.ImportFrom):
             for name, node in imported(statement):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ars_jax.config import Config, check_config, make_plan
+from ars_jax.config import Config, make_plan
 from ars_jax.data.cases import Case, Dataset
 from ars_jax.data.layouts import find_dataset
 from ars_jax.data.plan import Plan, Sample
@@ -22,6 +22,7 @@ from ars_jax.files import write_json
 from ars_jax.models import STRIDE
 from ars_jax.options import preset
 from ars_jax.predict import make_model
+from ars_jax.ranges import check_config
 from ars_jax.train.inputs import make_augmentation
 from tests.data.synthetic import LABELS, ct, grid
 from tests.realdata import real_data

@@ -14,7 +14,7 @@ from jax.stages import Compiled
 from rich.console import Console
 
 from ars_jax.checkpoint import Checkpoints, check_saved, checkpoints, has_checkpoint, restore_newest, save
-from ars_jax.config import Config, LossConfig, check_config, to_dict, with_absolute_paths
+from ars_jax.config import Config, LossConfig, to_dict, with_absolute_paths
 from ars_jax.data.augment import Augmentation
 from ars_jax.data.loader import Batch, arrays_of, batches, batches_per_epoch, timed
 from ars_jax.data.staging import staging_shape
@@ -24,6 +24,7 @@ from ars_jax.mesh import Mesh, batch_shardings, local_rows, on_one_device, put_b
 from ars_jax.models import VNet
 from ars_jax.predict import Network, make_model
 from ars_jax.processes import barrier, count, ended_together, is_first
+from ars_jax.ranges import check_config
 from ars_jax.resample import resample
 from ars_jax.train.compile import batch_shapes, lower_step
 from ars_jax.train.devices import check_depth, training_mesh
