@@ -4,10 +4,12 @@ A checkpoint gets its name when it is whole, so that a kill leaves none cut shor
 format does not always notice (bytes changed within the arrays it does not), so each item has the digests of its files.
 """
 
+import errno
 import hashlib
 import json
+import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +25,9 @@ Which = Literal["best", "newest"]
 
 DIGESTS = "digests.json"
 """In the folder of each item: its files and their SHA-256."""
+
+_OF_DAMAGE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIO)
+"""Errors that a file's own state causes; others, such as of rights or of too many open files, are the machine's."""
 
 
 class Checkpoints(ocp.CheckpointManager):
@@ -75,8 +80,6 @@ def checkpoints(folder: Path, *, read_only: bool = False) -> Iterator[Checkpoint
         cleanup_tmp_directories=not read_only,
     )
     try:
-        if not read_only:
-            _drop_damaged_times(folder)
         manager = Checkpoints(folder.absolute(), options=options)
     except (ValueError, TypeError, AttributeError) as error:
         wanted, fix = "a folder of checkpoints", "remove the damaged one, or train again"
@@ -91,6 +94,45 @@ def checkpoints(folder: Path, *, read_only: bool = False) -> Iterator[Checkpoint
         manager.close()
 
 
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a folder holds a finished checkpoint; what a kill left behind does not count."""
+    return folder.is_dir() and bool(_steps(folder))
+
+
+def _steps(folder: Path) -> list[int]:
+    return [int(entry.name) for entry in folder.iterdir() if entry.name.isdecimal()]
+
+
+def set_damaged_aside(folder: Path, items: Iterable[str]) -> tuple[int, dict[int, str]]:
+    """Finds the newest checkpoint that is whole, and renames those after it, which are not: 3 becomes 3.damaged.
+
+    Of several processes one calls this, before any opens the folder.
+
+    Args:
+        folder: of checkpoints, at least one.
+        items: names of those that have to be whole.
+
+    Returns:
+        Its step, and what was wrong with the others, by step.
+
+    Raises:
+        UserError: all are damaged; none is renamed.
+        OSError: what is there cannot be read or renamed.
+    """
+    _drop_damaged_times(folder)
+    damaged: dict[int, str] = {}
+    for step in sorted(_steps(folder), reverse=True):
+        if reason := _damage(folder / str(step), items):
+            damaged[step] = reason
+            continue
+        for newer in damaged:
+            aside = folder / f"{newer}.damaged"
+            shutil.rmtree(aside, ignore_errors=True)  # of an earlier time
+            (folder / str(newer)).rename(aside)
+        return step, damaged
+    raise _damaged(folder, "; ".join(f"checkpoint {step}: {reason}" for step, reason in damaged.items()))
+
+
 def _drop_damaged_times(folder: Path) -> None:
     """Deletes what only says when a checkpoint was written where orbax would stumble over it."""
     for path in folder.glob("*/_CHECKPOINT_METADATA"):
@@ -100,11 +142,6 @@ def _drop_damaged_times(folder: Path) -> None:
             whole = False
         if not whole:
             path.unlink(missing_ok=True)
-
-
-def has_checkpoint(folder: Path) -> bool:
-    """Whether a folder holds a finished checkpoint; what a kill left behind does not count."""
-    return folder.is_dir() and any(entry.name.isdigit() for entry in folder.iterdir())
 
 
 def save(
@@ -172,7 +209,7 @@ def find_step(manager: Checkpoints, which: Which) -> int:
     """
     for other in manager.all_steps() if which == "best" else ():
         folder = _folder(manager, other)
-        if (folder / "metrics").exists() and (reason := _damage(folder / "metrics")):
+        if (folder / "metrics").exists() and (reason := _damage(folder, ["metrics"])):
             raise _damaged(folder, reason)
     step = manager.best_step() if which == "best" else manager.latest_step()
     if step is None and which == "best" and manager.all_steps():
@@ -184,63 +221,37 @@ def find_step(manager: Checkpoints, which: Which) -> int:
     return step
 
 
-def restore(manager: Checkpoints, step: int, like: Mapping[str, Any]) -> dict[str, Any]:
+def restore(manager: Checkpoints, step: int, like: Mapping[str, Any], *, checked: bool = False) -> dict[str, Any]:
     """Restores some or all items of a checkpoint.
 
     Args:
         manager: from `checkpoints`.
-        step: from `find_step`.
+        step: from `find_step` or `set_damaged_aside`.
         like: for each wanted item a pytree of `jax.ShapeDtypeStruct` with shardings, or of arrays; the result lies as
             it says.
+        checked: whether it is known that they are whole.
 
     Returns:
         The saved items, bit for bit.
 
     Raises:
         UserError: the checkpoint is damaged or belongs to another network.
+        OSError: files that are whole could not be read, as where too many are open.
     """
     folder = _folder(manager, step)
-    for name in like:
-        if reason := _damage(folder / name):
-            raise _damaged(folder, reason)
+    if not checked and (reason := _damage(folder, like)):
+        raise _damaged(folder, reason)
     wanted = {name: ocp.args.StandardRestore(item) for name, item in like.items()}
     try:
         with _late_reads_ignored():
             restored = manager.restore(step, args=ocp.args.Composite(**wanted))
-    except jax.errors.JaxRuntimeError:  # such as too little memory
+    except (jax.errors.JaxRuntimeError, MemoryError):
         raise
     except Exception as error:  # what a damaged file without digests makes orbax raise is of any kind
+        if isinstance(error, OSError) and _has_digests(folder):
+            raise
         raise _damaged(folder, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
     return {name: restored[name] for name in like}
-
-
-def restore_newest(manager: Checkpoints, like: Mapping[str, Any]) -> tuple[int, dict[str, Any], dict[int, str]]:
-    """Restores the newest checkpoint that is whole, and deletes those after it, which are not.
-
-    Args:
-        manager: from `checkpoints`.
-        like: see `restore`.
-
-    Returns:
-        Its step, the saved items, and the steps of the deleted checkpoints with what was wrong.
-
-    Raises:
-        UserError: there is none, or all are damaged or belong to another network.
-    """
-    damaged: dict[int, str] = {}
-    for step in sorted(manager.all_steps(), reverse=True):
-        try:
-            items = restore(manager, step, like)
-        except UserError as error:
-            damaged[step] = error.found
-            continue
-        for newer in damaged:
-            manager.delete(newer)
-        return step, items, damaged
-    if not damaged:
-        find_step(manager, "newest")
-    found = "; ".join(f"checkpoint {step}: {reason}" for step, reason in damaged.items())
-    raise _damaged(Path(manager.directory), found)
 
 
 def _damaged(folder: Path, reason: str) -> UserError:
@@ -253,23 +264,37 @@ def _folder(manager: Checkpoints, step: int) -> Path:
     return Path(manager.directory) / str(step)
 
 
-def _damage(folder: Path) -> str | None:
-    """What is wrong with the files of an item; nothing, as far as can be told, with those that have no digests."""
+def _damage(folder: Path, items: Iterable[str]) -> str | None:
+    """What is wrong with the files of a checkpoint's items; without digests most damage shows when they are read."""
+    digested = _has_digests(folder)
+    return next((reason for name in items if (reason := _damage_of_item(folder / name, digested))), None)
+
+
+def _has_digests(folder: Path) -> bool:
+    """Whether a checkpoint has digests, which earlier versions did not write; with one item of it, all have them."""
+    return any(folder.glob(f"*/{DIGESTS}"))
+
+
+def _damage_of_item(folder: Path, digested: bool) -> str | None:
     if not folder.is_dir():
         return f"{folder.name} is missing"
-    path = folder / DIGESTS
-    if not path.exists():  # a checkpoint of an earlier version
+    if not digested:
         return None if any(folder.iterdir()) else f"{folder.name} is empty"
+    name = DIGESTS
     try:
-        expected = json.loads(path.read_text(encoding="utf-8"))
-        changed = [name for name, digest in expected.items() if not _is_same(folder / name, digest)]
+        digests = json.loads((folder / DIGESTS).read_text(encoding="utf-8"))
+        if not digests:
+            raise ValueError
+        for name, digest in digests.items():
+            if _digest(folder / name) != digest:
+                return f"{folder.name}/{name} is not as it was written"
     except (ValueError, AttributeError, RecursionError):
         return f"{folder.name}/{DIGESTS} is damaged"
-    return f"{folder.name}/{changed[0]} is missing or not as it was written" if changed else None
-
-
-def _is_same(path: Path, digest: object) -> bool:
-    return path.is_file() and _digest(path) == digest
+    except OSError as error:
+        if error.errno not in _OF_DAMAGE:
+            raise
+        return f"{folder.name}/{name} is missing or cannot be read"
+    return None
 
 
 def _digests(folder: Path) -> dict[str, str]:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from ars_jax import checkpoint
-from ars_jax.checkpoint import check_saved, checkpoints, find_step, restore, restore_newest, save
+from ars_jax.checkpoint import check_saved, checkpoints, find_step, restore, save, set_damaged_aside
 from ars_jax.errors import UserError
 from ars_jax.mesh import make_mesh, replicated
 
@@ -28,6 +28,9 @@ def items(seed: int = 0) -> dict[str, Any]:
         "model": {"params": {"kernel": jnp.asarray(values), "half": jnp.asarray(values, jnp.bfloat16)}},
         "training": {"step": jnp.int32(seed), "key": jax.random.key(seed), "empty": {}, "moments": (jnp.ones(2), ())},
     }
+
+
+ITEMS = ("model", "training")
 
 
 def bits(tree: Any) -> list[bytes]:
@@ -169,32 +172,57 @@ def emptied(folder: Path) -> None:
         (emptied, ""),
         (flipped, "training/manifest.ocdbt"),
         (Path.unlink, "model/_METADATA"),
+        (Path.unlink, f"model/{checkpoint.DIGESTS}"),
+        (lambda path: path.write_text("{}"), f"training/{checkpoint.DIGESTS}"),
+        (lambda path: (path.unlink(), path.mkdir()), "model/manifest.ocdbt"),
+        (lambda path: (path.unlink(), path.symlink_to(path)), "model/manifest.ocdbt"),
     ],
 )
 def test_the_one_before_a_damaged_checkpoint_is_taken(
     three: Path, tmp_path: Path, damage: Callable[[Path], object], part: str
 ) -> None:
-    """The damaged one makes room for what is saved when its step comes again."""
+    """The damaged one makes room for what is saved when its step comes again, and is kept beside it."""
     folder = copied(three, tmp_path)
     damage(folder / "3" / part)
+    step, damaged = set_damaged_aside(folder, ITEMS)
+    assert (step, list(damaged)) == (2, [3])
+    assert part in damaged[3]
+    assert {path.name for path in folder.iterdir()} == {"1", "2", "3.damaged"}
     with checkpoints(folder) as manager:
-        step, restored, damaged = restore_newest(manager, items(0))
-        assert (step, bits(restored), list(damaged)) == (2, bits(items(2)), [3])
-        assert part in damaged[3]
+        assert manager.all_steps() == [1, 2]
+        assert bits(restore(manager, step, items(0), checked=True)) == bits(items(2))
         save(manager, 3, items(3), {}, None)
+    assert set_damaged_aside(folder, ITEMS) == (3, {})
     with checkpoints(folder) as manager:
-        step, restored, damaged = restore_newest(manager, items(0))
-        assert (step, bits(restored), damaged) == (3, bits(items(3)), {})
+        assert bits(restore(manager, 3, items(0))) == bits(items(3))
+    flipped(folder / "3" / "model" / "manifest.ocdbt")  # a second time, when there is one aside already
+    assert set_damaged_aside(folder, ITEMS)[0] == 2
 
 
-def test_where_all_are_damaged_it_says_so_and_deletes_none(three: Path, tmp_path: Path) -> None:
+def test_where_all_are_damaged_it_says_so_and_renames_none(three: Path, tmp_path: Path) -> None:
     folder = copied(three, tmp_path)
     for step in (1, 2, 3):
         flipped(folder / str(step) / "model" / "manifest.ocdbt")
-    with checkpoints(folder) as manager, pytest.raises(UserError) as caught:
-        restore_newest(manager, items(0))
+    with pytest.raises(UserError) as caught:
+        set_damaged_aside(folder, ITEMS)
     assert all(f"checkpoint {step}: model/manifest.ocdbt" in caught.value.found for step in (1, 2, 3))
     assert {path.name for path in folder.iterdir()} == {"1", "2", "3"}
+
+
+def test_a_fault_of_the_machine_is_no_damage(three: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too many open files: nothing is renamed, nothing is gone back behind."""
+    folder = copied(three, tmp_path)
+
+    def failing(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="Too many open files"):
+        patch.setattr(checkpoint, "_digest", failing)
+        set_damaged_aside(folder, ITEMS)
+    assert {path.name for path in folder.iterdir()} == {"1", "2", "3"}
+    with checkpoints(folder) as manager, pytest.raises(OSError, match="Too many open files"):
+        monkeypatch.setattr(type(manager), "restore", failing)
+        restore(manager, 3, items(0))
 
 
 @pytest.mark.parametrize("damage", [flipped, truncated, Path.unlink, lambda path: path.write_text("[]")])
@@ -205,7 +233,7 @@ def test_a_damaged_score_does_not_choose_another_best(
     damage(folder / "1" / "metrics" / "metrics")
     with checkpoints(folder, read_only=True) as manager:
         assert find_step(manager, "newest") == 3
-        with pytest.raises(UserError, match=r"^\S+/1: found metrics/metrics is missing or not as it was written"):
+        with pytest.raises(UserError, match=r"^\S+/1: found metrics/metrics is (missing|not as it was written)"):
             find_step(manager, "best")
 
 
@@ -216,6 +244,7 @@ def test_what_says_only_when_it_was_written_is_not_needed(
 ) -> None:
     folder = copied(three, tmp_path)
     damage(folder / "3" / name)
+    assert set_damaged_aside(folder, ITEMS) == (3, {})
     with checkpoints(folder) as manager:
         assert bits(restore(manager, 3, items(0))) == bits(items(3))
         save(manager, 4, items(4), {}, 0.0)
@@ -241,8 +270,8 @@ def test_checkpoints_without_digests_are_read(three: Path, tmp_path: Path) -> No
         path.unlink()
     with checkpoints(folder) as manager:
         assert find_step(manager, "best") == 1
-        step, restored, _ = restore_newest(manager, items(0))
-        assert (step, bits(restored)) == (3, bits(items(3)))
+        assert bits(restore(manager, 3, items(0))) == bits(items(3))
+    assert set_damaged_aside(folder, ITEMS) == (3, {})
 
 
 def test_what_a_kill_left_half_written_is_no_checkpoint_and_is_deleted(three: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict, TypeVar, cast
+from typing import Any, NotRequired, Protocol, TypedDict, TypeVar, cast
 
 import grain
 import numpy as np
@@ -49,6 +49,14 @@ class Batch(TypedDict):
     fill: NotRequired[np.ndarray]
 
 
+class Stream(Iterator[Batch], Protocol):
+    """Batches without end, that threads make ahead."""
+
+    def close(self) -> None:
+        """Has the threads begin no more of them."""
+        ...
+
+
 def arrays_of(batch: Batch) -> dict[str, np.ndarray]:
     """The part of a batch that goes to a device."""
     return {name: value for name, value in batch.items() if isinstance(value, np.ndarray)}
@@ -66,7 +74,7 @@ def batches(
     rows: range | None = None,
     threads: int = 2,
     ahead: int = 4,
-) -> Iterator[Batch]:
+) -> Stream:
     """Loads, augments and stacks samples in threads, ahead of the one who asks.
 
     Epoch e goes through the samples in the order of one permutation drawn from (seed, e, number of samples); the sample
@@ -87,7 +95,7 @@ def batches(
         ahead: batches that are kept ready.
 
     Returns:
-        An endless iterator.
+        An endless iterator, to be closed.
 
     Raises:
         UserError: no samples or a batch size below 1, at once; an unreadable sample, naming it, when its
@@ -149,7 +157,7 @@ def batches_per_epoch(count: int, batch_size: int) -> int:
     return math.ceil(count / batch_size)
 
 
-def prefetched(make: Callable[[int], Batch], *, start: int, threads: int, ahead: int) -> Iterator[Batch]:
+def prefetched(make: Callable[[int], Batch], *, start: int, threads: int, ahead: int) -> Stream:
     """Calls `make(start)`, `make(start + 1)`, ... in threads and gives the results in order.
 
     Args:
@@ -159,7 +167,7 @@ def prefetched(make: Callable[[int], Batch], *, start: int, threads: int, ahead:
         ahead: results that are kept ready.
 
     Returns:
-        An endless iterator; what `make` raises is raised where the iterator is advanced.
+        An endless iterator, to be closed; what `make` raises is raised where the iterator is advanced.
     """
     numbers = grain.MapDataset.range(start, start + _ENDLESS)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, ahead))

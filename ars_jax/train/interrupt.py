@@ -1,5 +1,6 @@
 """Signals that end a training: the running step is finished and what was reached is saved."""
 
+import _thread
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -40,7 +41,7 @@ def stopping(say: Callable[[str], None]) -> Iterator[Callable[[int], str | None]
     all stop after the same step.
 
     Args:
-        say: is told of the first signal.
+        say: is told of the first signal, in a thread of its own: the signal may have come while something was written.
 
     Yields:
         What is to be called after every step, in every process, with its number: the name of the signal if the training
@@ -55,7 +56,8 @@ def stopping(say: Callable[[str], None]) -> Iterator[Callable[[int], str | None]
         noted.append(signal.Signals(number).name)
         for other, handler in _AT_ONCE.items():
             signal.signal(other, handler)
-        say(f"{noted[0]}: stopping after this step; once more stops at once")
+        text = f"{noted[0]}: stopping after this step, and its validation if it has one; once more stops at once"
+        _thread.start_new_thread(say, (text,))  # takes none of the locks that may be held here, as Thread would
 
     with _handled(dict.fromkeys(_AT_ONCE, note)):
         yield lambda _: noted[0] if noted else None
@@ -72,4 +74,4 @@ def _handled(handlers: Mapping[signal.Signals, Callable[[int, Any], None]]) -> I
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not set by Python

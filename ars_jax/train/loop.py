@@ -1,7 +1,7 @@
 """A training, read from top to bottom."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -13,17 +13,17 @@ import optax
 from jax.stages import Compiled
 from rich.console import Console
 
-from ars_jax.checkpoint import Checkpoints, check_saved, checkpoints, has_checkpoint, restore_newest, save
+from ars_jax.checkpoint import Checkpoints, check_saved, checkpoints, has_checkpoint, restore, save, set_damaged_aside
 from ars_jax.config import Config, LossConfig, to_dict, with_absolute_paths
 from ars_jax.data.augment import Augmentation
-from ars_jax.data.loader import Batch, arrays_of, batches, batches_per_epoch, timed
+from ars_jax.data.loader import Batch, Stream, arrays_of, batches, batches_per_epoch, timed
 from ars_jax.data.staging import staging_shape
 from ars_jax.errors import StoppedError, UserError
 from ars_jax.losses import region_bounds
 from ars_jax.mesh import Mesh, batch_shardings, local_rows, on_one_device, put_batch, state_shardings
 from ars_jax.models import VNet
 from ars_jax.predict import Network, make_model
-from ars_jax.processes import barrier, count, ended_together, is_first
+from ars_jax.processes import barrier, count, ended_together, from_first, is_first
 from ars_jax.ranges import check_config
 from ars_jax.resample import resample
 from ars_jax.train.compile import batch_shapes, lower_step
@@ -32,11 +32,14 @@ from ars_jax.train.folder import LOCK, check_same_config, check_same_inputs, che
 from ars_jax.train.inputs import Inputs, find_cases, make_augmentation, prepare_inputs
 from ars_jax.train.interrupt import stopped_at_once, stopping
 from ars_jax.train.maps import write_maps
-from ars_jax.train.record import Recorder, Times, describe, preparation_progress
+from ars_jax.train.record import Recorder, Times, describe, has_ended, preparation_progress
 from ars_jax.train.state import TrainState, place_state, state_shapes
 from ars_jax.train.step import make_optimizer
 from ars_jax.train.validate import validate
-from ars_jax.train.watch import watched
+from ars_jax.train.watch import say_stall, watched
+
+ITEMS = ("model", "training")
+"""What a checkpoint has to hold."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ def train(config: Config, *, resume: bool = False, console: Console | None = Non
         UserError: a faulty configuration or data set, a run folder that is taken, a loss that is not finite, or a
             checkpoint that cannot be written.
         StoppedError: at a SIGTERM, after the running step is finished and saved.
-        KeyboardInterrupt: at a SIGINT, likewise.
+        KeyboardInterrupt: at a SIGINT, likewise; of several processes it ends all at once, with nothing saved.
     """
     console = console if console and is_first() else Console(quiet=True)
     config = with_absolute_paths(config)
@@ -95,8 +98,7 @@ def train(config: Config, *, resume: bool = False, console: Console | None = Non
         with run_lock(config.run.dir):  # says at once, and not after the preparation, that it is taken
             pass
     with stopped_at_once():
-        with preparation_progress(console) as update:
-            inputs = prepare_inputs(config, update, lambda text: console.print(text, soft_wrap=True))
+        inputs = _prepare(config, console)
         setup = _set_up(config, inputs)
         with nullcontext() if held else run_lock(config.run.dir, partial(console.print, soft_wrap=True)):
             check_taken(config.run.dir, resume)
@@ -104,37 +106,71 @@ def train(config: Config, *, resume: bool = False, console: Console | None = Non
     return config.run.dir
 
 
+def _prepare(config: Config, console: Console) -> Inputs:
+    limit, tell = config.train.stall_s, partial(say_stall, console)
+    with preparation_progress(console) as update, watched(limit, tell, "preparing the cases") as at:
+
+        def prepared(done: int, of: int, name: str) -> None:
+            update(done, of, name)
+            at(0, f"preparing the case after {name}")
+
+        return prepare_inputs(config, prepared, lambda text: console.print(text, soft_wrap=True))
+
+
 def _train(setup: Setup, resume: bool, console: Console) -> None:
     folder = setup.config.run.dir
-    resumed = resume and has_checkpoint(folder / "checkpoints")
-    if resumed:
+    log = folder / "metrics.jsonl"
+    # Of several processes the first decides: the others might see the files otherwise.
+    done, ended = from_first(lambda: (_whole_checkpoint(folder, console), has_ended(log)) if resume else (0, False))
+    if done:
         check_same_inputs(folder, setup.inputs)
     elif is_first():
         write_setup(setup.config, setup.inputs)
-    if resume and not resumed:
-        console.print(f"no checkpoint in {folder} yet: the training begins", soft_wrap=True)
-    log = folder / "metrics.jsonl" if is_first() else None
+    if done == setup.steps and ended:
+        console.print(f"{folder} is trained already: {done} steps", soft_wrap=True)
+        return
     barrier()
     with (
         checkpoints(folder / "checkpoints") as manager,
-        Recorder(log, console, setup.per_epoch, setup.steps) as recorder,
+        Recorder(log if is_first() else None, console, setup.per_epoch, setup.steps) as recorder,
+        watched(setup.config.train.stall_s, partial(_stalled, console, recorder), "making the first state") as at,
         ended_together(),
     ):
         state = _first_state(setup)
-        if resumed:
-            state = _restore_state(manager, state, console)
+        if done:
+            at(done, "restoring its checkpoint")
+            state = _restore_state(manager, done, state)
+        at(done, "compiling the step")
         step = _compile_step(setup, state, recorder)
         with (
             stopping(lambda text: console.print(text, soft_wrap=True)) as asked,
-            watched(setup.config.train.stall_s, recorder.stall) as at,
+            closing(_batches(setup, start=done)) as source,
         ):
-            _run_steps(setup, state, step, manager, recorder, asked, at)
+            _run_steps(setup, state, step, source, manager, recorder, asked, at)
+
+
+def _whole_checkpoint(folder: Path, console: Console) -> int:
+    """The step from which a run goes on: that of its newest whole checkpoint, 0 if there is none yet."""
+    if not has_checkpoint(folder / "checkpoints"):
+        console.print(f"no checkpoint in {folder} yet: the training begins", soft_wrap=True)
+        return 0
+    step, damaged = set_damaged_aside(folder / "checkpoints", ITEMS)
+    for newer, reason in damaged.items():
+        text = f"checkpoint {newer} is damaged ({reason}), and now named {newer}.damaged: going on from {step}"
+        console.print(text, soft_wrap=True)
+    return step
+
+
+def _stalled(console: Console, recorder: Recorder, number: int, what: str, seconds: float) -> None:
+    say_stall(console, number, what, seconds)
+    recorder.stall(number, what, seconds)
 
 
 def _run_steps(
     setup: Setup,
     state: TrainState,
     step: Compiled,
+    source: Stream,
     manager: Checkpoints,
     recorder: Recorder,
     asked: Callable[[int], str | None],
@@ -142,7 +178,7 @@ def _run_steps(
 ) -> None:
     """Takes the steps that are left, unless it is `asked` to stop after one; says where it is `at`."""
     done = int(state.step)
-    source, place = _batches(setup, start=done), _placing(setup)
+    place = _placing(setup)
     recorder.begin(done)
     for number in range(done + 1, setup.steps + 1):
         at(number, "waiting for a batch")
@@ -163,8 +199,7 @@ def _run_steps(
         scores = None
         if validates := _validates(setup, number):
             recorder.flush()
-            at(number, "validating")
-            scores = validate(_network(setup, state), setup.inputs.validation)
+            scores = validate(_network(setup, state), setup.inputs.validation, partial(at, number))
             recorder.validation(number, scores)
         if count() > 1:
             at(number, "waiting for the other processes")
@@ -249,7 +284,7 @@ def _compile_step(setup: Setup, state: TrainState, recorder: Recorder) -> Compil
     return compiled
 
 
-def _batches(setup: Setup, start: int) -> Any:
+def _batches(setup: Setup, start: int) -> Stream:
     return batches(
         setup.inputs.training or setup.inputs.files,
         batch_size=setup.config.train.batch_size,
@@ -323,12 +358,10 @@ def _items(state: TrainState) -> dict[str, Any]:
     }
 
 
-def _restore_state(manager: Checkpoints, state: TrainState, console: Console) -> TrainState:
-    """Restores the newest whole checkpoint, of whatever mesh, as the first state lies."""
+def _restore_state(manager: Checkpoints, step: int, state: TrainState) -> TrainState:
+    """Restores a checkpoint that is whole, of whatever mesh, as the first state lies."""
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), _items(state))
-    step, items, damaged = restore_newest(manager, like)
-    for newer, reason in damaged.items():
-        console.print(f"checkpoint {newer} is damaged ({reason}): going on from {step}", soft_wrap=True)
+    items = restore(manager, step, like, checked=True)
     return TrainState(**items["model"], **items["training"])
 
 

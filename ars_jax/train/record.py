@@ -254,8 +254,6 @@ class Recorder(AbstractContextManager["Recorder"]):
             what: what it is at.
             seconds: how long so far.
         """
-        text = f"no progress for {seconds:.0f} s: step {number} of {self._steps}, {what}"
-        self._console.print(text, highlight=False, soft_wrap=True)
         self._write({"kind": "stall", "step": number, "at": what, "seconds": round(seconds)})
 
     def end(self) -> None:
@@ -278,6 +276,13 @@ class Recorder(AbstractContextManager["Recorder"]):
             except OSError as error:
                 found, fix = error.strerror or error, "make room or mend the disk; --resume goes on"
                 raise UserError(self._path, found=found, wanted="room for a line", fix=fix) from error
+
+
+def has_ended(path: Path) -> bool:
+    """Whether the last line of a metrics.jsonl says that the training came to its end."""
+    with suppress(OSError, ValueError, IndexError):
+        return json.loads(path.read_bytes().splitlines()[-1]).get("kind") == "end"
+    return False
 
 
 def shortage_text(totals: Mapping[str, float]) -> str | None:

@@ -1,6 +1,7 @@
 """Signals: the first is noted, the next one ends the process, and handlers are as they were afterwards."""
 
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -16,15 +17,50 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_the_first_signal_is_noted(number: signal.Signals) -> None:
-    before, said = [signal.getsignal(one) for one in SIGNALS], []
-    with stopping(said.append) as asked:
+    before, said = [signal.getsignal(one) for one in SIGNALS], queue.SimpleQueue[str]()
+    with stopping(said.put) as asked:
         assert asked(1) is None
         os.kill(os.getpid(), number)
         assert asked(2) == number.name
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     assert [signal.getsignal(one) for one in SIGNALS] == before
-    (line,) = said
-    assert line.startswith(f"{number.name}: stopping after this step")
+    assert said.get(timeout=10).startswith(f"{number.name}: stopping after this step")
+    assert said.empty()
+
+
+def test_a_signal_may_come_while_something_is_written() -> None:
+    """What is said of it is not written by the handler, within the write that it interrupts."""
+    written = threading.Lock()
+    said = threading.Event()
+
+    def say(_: str) -> None:
+        with written:
+            said.set()
+
+    with stopping(say) as asked:
+        with written:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert asked(1) == "SIGTERM"
+        assert said.wait(10)
+
+
+def test_a_handler_that_python_did_not_set_is_put_back_as_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, unknown = signal.signal, {*SIGNALS}
+
+    def set_by_c(number: signal.Signals, handler: object) -> object:
+        before = real(number, handler)  # pyright: ignore[reportArgumentType]
+        if number not in unknown:
+            return before
+        unknown.remove(number)
+        return None
+
+    before = [signal.getsignal(one) for one in SIGNALS]
+    monkeypatch.setattr(signal, "signal", set_by_c)
+    with stopping(lambda _: None):
+        pass
+    assert [signal.getsignal(one) for one in SIGNALS] == [signal.SIG_DFL] * 2
+    for number, handler in zip(SIGNALS, before, strict=True):
+        real(number, handler)
 
 
 def test_a_second_interrupt_is_an_interrupt() -> None:

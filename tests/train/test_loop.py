@@ -116,6 +116,7 @@ class Mended:
     poisoned: tuple[int, str]
     ended: tuple[int, str]
     traces: int
+    again: tuple[int, str]
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +146,8 @@ def mended(base: Path, straight: SmallRun) -> Mended:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compile, "train_step", counted)
         third = main_shown(*words, "--resume")
-    return Mended(folder, zeroth, shown.getvalue(), first_kept, first, kept, second, third, len(traces))
+        fourth = main_shown(*words, "--resume", shown=shown)
+    return Mended(folder, zeroth, shown.getvalue(), first_kept, first, kept, second, third, len(traces), fourth)
 
 
 def state_bits(run: Path, step: int = STEPS) -> dict[str, bytes]:
@@ -199,12 +201,20 @@ def test_a_sigterm_saves_the_running_step_and_has_its_own_status(mended: Mended)
     assert mended.terminated == (75, line)
     assert mended.first_kept == ("3",)
     assert f"no checkpoint in {mended.folder} yet: the training begins" in mended.shown
-    assert "SIGTERM: stopping after this step; once more stops at once" in mended.shown
+    assert (
+        "SIGTERM: stopping after this step, and its validation if it has one; once more stops at once" in mended.shown
+    )
 
 
 def test_the_checkpoint_before_a_damaged_one_is_gone_on_with(mended: Mended) -> None:
-    reason = "training/manifest.ocdbt is missing or not as it was written"
-    assert f"checkpoint 4 is damaged ({reason}): going on from 3" in mended.shown
+    reason = "training/manifest.ocdbt is not as it was written"
+    assert f"checkpoint 4 is damaged ({reason}), and now named 4.damaged: going on from 3" in mended.shown
+
+
+def test_a_training_that_came_to_its_end_is_let_be(mended: Mended) -> None:
+    """Nothing is compiled, nothing recorded: there is one more start than there were interruptions, and one end."""
+    assert mended.again == (0, "")
+    assert f"{mended.folder} is trained already: {STEPS} steps" in mended.shown
 
 
 def test_a_loss_that_is_not_finite_stops_naming_step_and_cases(straight: SmallRun, mended: Mended) -> None:
@@ -280,7 +290,7 @@ def test_what_is_not_finite_is_not_saved_at_a_signal(
     """The loss of the step after which a training stops is looked at before its state is saved."""
     setup = loop._set_up(config := read_config(straight.folder / "config.yaml"), loop.prepare_inputs(config))
     batch = {"seconds": {"load": 0.0, "augment": 0.0}, "names": ("case",)}
-    monkeypatch.setattr(loop, "_batches", lambda *_, **__: iter([batch]))
+    source: Any = iter([batch])
     monkeypatch.setattr(loop, "_placing", lambda _: lambda _: {})
     saved = []
     monkeypatch.setattr(loop, "save", lambda _, number, *__: saved.append(number))
@@ -295,7 +305,7 @@ def test_what_is_not_finite_is_not_saved_at_a_signal(
         pytest.raises(DivergedError),
     ):
         compiled: Any = step
-        loop._run_steps(setup, state, compiled, manager, recorder, lambda _: "SIGTERM", lambda *_: None)
+        loop._run_steps(setup, state, compiled, source, manager, recorder, lambda _: "SIGTERM", lambda *_: None)
     assert saved == []
 
 

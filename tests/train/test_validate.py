@@ -23,7 +23,9 @@ def test_validation_averages_over_the_cases_that_count(monkeypatch: pytest.Monke
         sample("only the first organ, missed", [1, 1, 0, 0], every),  # DSC 0, and no second organ
         sample("second organ not drawn", [1, 1, 0, 0], [True, True, False]),  # DSC 2/3
     ]
-    scores = validate.validate(random_network(PLAN), samples)
+    places = []
+    scores = validate.validate(random_network(PLAN), samples, places.append)
+    assert places[:3] == [f"validating {one.name}" for one in samples]
     assert scores["dsc"] == pytest.approx({"Ball_L": 4 / 9, "Ball_R": 2 / 3})
     assert scores["mean_dsc"] == pytest.approx(5 / 9)
 

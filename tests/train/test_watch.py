@@ -1,12 +1,15 @@
 """What is told of a training that makes no progress, by a clock that only moves when it is told to."""
 
+import io
 import threading
 from collections.abc import Callable
 
 import pytest
+from rich.console import Console
 
 from ars_jax.errors import UserError
-from ars_jax.train.watch import Place, look, watched
+from ars_jax.train import watch
+from ars_jax.train.watch import Place, look, say_stall, watched
 
 
 def told(moves: dict[float, Place], *, until: float, limit: float = 10) -> list[tuple[float, int, str, float]]:
@@ -61,10 +64,28 @@ def test_the_thread_tells_and_ends_with_the_block() -> None:
             event.set()
         raise UserError("file", found="no room", wanted="room", fix="make room")  # which stops nothing
 
-    with watched(1e-3, tell) as at:
+    with watched(1e-3, tell, "beginning") as at:
         at(7, "saving a checkpoint")
         assert event.wait(10)
     assert threading.active_count() == before
+
+
+def test_every_process_says_where_it_stands(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first one shows no progress of the others, and what holds up all may be any of them."""
+    shown = io.StringIO()
+    say_stall(Console(file=shown), 3, "validating case_7", 600.4)
+    say_stall(Console(file=shown), 0, "preparing the cases", 60)
+    monkeypatch.setattr(watch, "count", lambda: 4)
+    monkeypatch.setattr(watch, "index", lambda: 2)
+    monkeypatch.setattr(watch, "is_first", lambda: False)
+    say_stall(Console(file=shown), 3, "waiting for a batch", 600.4)
+    assert shown.getvalue().splitlines() == [
+        "no progress for 600 s: step 3, validating case_7",
+        "no progress for 60 s: preparing the cases",
+    ]
+    assert capsys.readouterr().err == "process 2: no progress for 600 s: step 3, waiting for a batch\n"
 
 
 @pytest.mark.parametrize("limit", [0, 0.0])
@@ -73,5 +94,5 @@ def test_zero_never_tells(limit: float) -> None:
         raise AssertionError
 
     at: Callable[[int, str], None]
-    with watched(limit, fail) as at:
+    with watched(limit, fail, "beginning") as at:
         at(1, "waiting for a batch")
