@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
-from jsonargparse.typing import PositiveFloat
 
 from ars_jax.config import TOLERANCE_MM, Convention, Layout, Remat, Role
 from ars_jax.options import add_config, add_experiment
@@ -209,7 +208,7 @@ def add_processes(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--processes", type=int | None, default=None, help="how many there are")
     parser.add_argument("--process", type=int | None, default=None, help="number of this one, from 0")
-    parser.add_argument("--join_timeout", type=PositiveFloat, default=300.0, help="seconds to wait for the others")
+    parser.add_argument("--join_timeout", type=float, default=300.0, help="seconds to wait for the others")
 
 
 def add_compiled(parser: ArgumentParser) -> None:

@@ -22,6 +22,8 @@ from ars_jax.errors import UserError
 JOIN_SECONDS = 300
 """How long a process waits for the others to join."""
 
+_MOST_SECONDS = 1e6
+
 _ENDED = "ars_jax/ended"
 _GATHERED = "ars_jax/gathered"
 _POLL_SECONDS = 1.0
@@ -52,7 +54,7 @@ def joined(
         processes: how many there are.
         process: number of this one, from 0.
         automatic: have JAX find out all three, from Slurm, Open MPI or a TPU pod.
-        timeout: seconds to wait for the others.
+        timeout: seconds to wait for the others, above 0, at most a million.
 
     Yields:
         Nothing.
@@ -64,6 +66,9 @@ def joined(
     if arguments is None:
         yield
         return
+    if not 0 < timeout <= _MOST_SECONDS:
+        wanted = f"above 0, at most {_MOST_SECONDS:g}"
+        raise UserError("--join_timeout", found=timeout, wanted=wanted, fix=f"the default is {JOIN_SECONDS}")
     _join(arguments, timeout)
     try:
         with _watched(), ended_together():
@@ -206,13 +211,13 @@ def _join(arguments: Mapping[str, Any], timeout: float) -> None:
             fix="start all, check that this machine reaches the address, or raise --join_timeout",
         )
         _leave(f"ars-jax: {error}", 2)
-    except ValueError as error:
+    except (ValueError, RuntimeError, OSError) as error:
+        if arguments:
+            fix = "check address and port, and that nothing else listens there"
+            raise UserError(place, found=_short(error), wanted="a place to meet", fix=fix) from error
         found, wanted = f"none of them ({_short(error)})", "Slurm, Open MPI or a TPU pod"
         fix = "give --coordinator, --processes and --process"
         raise UserError("--distributed", found=found, wanted=wanted, fix=fix) from error
-    except (RuntimeError, OSError) as error:
-        fix = "check address and port, and that nothing else listens there"
-        raise UserError(place, found=str(error)[:200], wanted="a place to meet", fix=fix) from error
 
 
 @contextmanager

@@ -30,6 +30,12 @@ def test_arguments_that_do_not_fit_are_named(given: dict[str, Any], named: str) 
     assert str(error.value).startswith(named)
 
 
+@pytest.mark.parametrize("timeout", [0, -1, float("inf"), float("nan"), 1e7])
+def test_nobody_waits_for_ever(timeout: float) -> None:
+    with pytest.raises(UserError, match=r"^--join_timeout: found "), joined(automatic=True, timeout=timeout):
+        pass
+
+
 def test_given_processes_keep_their_devices() -> None:
     """Also within a cluster, which would give each of them one."""
     arguments = check_launch(HERE, 2, 1, automatic=False)
