@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ars_jax.data.cases import Case
+from ars_jax.data.geometry import mismatches
 from ars_jax.data.labels import channel_numbers, checked_labels
 from ars_jax.data.layouts import read_unlabelled
 from ars_jax.data.prepare import read_case_label
-from ars_jax.data.volumes import READABLE, Volume, mismatches, read_volume, write_volume
+from ars_jax.data.volumes import READABLE, Volume, read_volume, write_volume
 from ars_jax.errors import UserError
 from ars_jax.files import read_json, write_json
 from ars_jax.metrics import table

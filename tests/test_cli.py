@@ -12,7 +12,8 @@ import pytest
 
 from ars_jax import report
 from ars_jax.cli import main
-from ars_jax.data.volumes import Volume, mismatches, read_geometry, read_volume, write_volume
+from ars_jax.data.geometry import mismatches
+from ars_jax.data.volumes import Volume, read_geometry, read_volume, write_volume
 from ars_jax.metrics.table import read_json
 from tests.data.synthetic import LABELS, grid
 from tests.small_runs import SmallRun, files_of, quick_compilation, trained_run, write_data_set

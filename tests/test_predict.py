@@ -11,17 +11,9 @@ import numpy as np
 import pytest
 
 from ars_jax import predict
+from ars_jax.data.geometry import Geometry, mismatches
 from ars_jax.data.plan import Plan
-from ars_jax.data.volumes import (
-    Geometry,
-    Volume,
-    map_to,
-    mismatches,
-    read_geometry,
-    read_volume,
-    resample,
-    write_volume,
-)
+from ars_jax.data.volumes import Volume, map_to, read_geometry, read_volume, resample, write_volume
 from ars_jax.errors import UserError
 from ars_jax.models import packing, vnet
 from ars_jax.models.packing import Layout

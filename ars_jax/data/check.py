@@ -14,6 +14,7 @@ import numpy as np
 from ars_jax.data.cases import Case, Dataset
 from ars_jax.data.compare import compare_cases
 from ars_jax.data.faults import CANNOT_TELL, IMAGE_HEADER, LABEL_HEADER, Fault, error, warning
+from ars_jax.data.geometry import Geometry, Mismatch, mismatches
 from ars_jax.data.grids import channel_map, header_fix, same_grids
 from ars_jax.data.labels import channel_numbers, mask_voxels
 from ars_jax.data.layouts import read_label
@@ -26,7 +27,7 @@ from ars_jax.data.survey import (
     survey_organ,
     without_place,
 )
-from ars_jax.data.volumes import Geometry, Mismatch, Volume, mismatches, read_volume
+from ars_jax.data.volumes import Volume, read_volume
 from ars_jax.errors import UserError
 
 _UNDRAWN = "if it is absent, nothing; if it was not drawn, draw it or list it in unlabelled.json"

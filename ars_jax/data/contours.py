@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ars_jax.data.volumes import Geometry
+from ars_jax.data.geometry import Geometry
 from ars_jax.errors import UserError
 
 _SAME_PLANE_MM = 0.1

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from ars_jax.data.faults import CANNOT_TELL, ELSEWHERE, IMAGE_HEADER, LABEL_HEADER, REPAIR
+from ars_jax.data.geometry import Geometry, mismatches
 from ars_jax.data.sides import left_right_pairs
 from ars_jax.data.survey import as_float32, organ_voxels, survey_organ, without_place
-from ars_jax.data.volumes import Geometry, Volume, map_to, mismatches, resample
+from ars_jax.data.volumes import Volume, map_to, resample
 
 _INSIDE = 0.99  # part of the labelled voxels that has to lie in the image: less means that a header is wrong
 

@@ -10,9 +10,10 @@ import numpy as np
 
 from ars_jax.data.cases import Case, Dataset
 from ars_jax.data.finders import find_cases
+from ars_jax.data.geometry import Geometry, mismatches
 from ars_jax.data.labels import channel_numbers, checked_labels, mask_voxels
 from ars_jax.data.rtstruct import contour_names, read_structures
-from ars_jax.data.volumes import Geometry, Volume, mismatches, read_volume
+from ars_jax.data.volumes import Volume, read_volume
 from ars_jax.errors import UserError
 from ars_jax.files import read_json
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from ars_jax.data.volumes import Geometry, Volume, write_volume
+from ars_jax.data.geometry import Geometry
+from ars_jax.data.volumes import Volume, write_volume
 from ars_jax.errors import UserError
 from ars_jax.files import write_json
 

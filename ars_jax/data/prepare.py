@@ -17,15 +17,14 @@ from scipy import ndimage
 
 from ars_jax.data.cache import Fingerprint, cache_path, fingerprint, is_intact, sample_shape, save_sample
 from ars_jax.data.cases import Case
+from ars_jax.data.geometry import Box, Geometry, cropped, divided, mismatches
 from ars_jax.data.layouts import read_label
 from ars_jax.data.plan import MOST_VOXELS, Plan, Sample
 from ars_jax.data.survey import as_float32
-from ars_jax.data.volumes import Geometry, Volume, canonical, mismatches, read_volume, resample
+from ars_jax.data.volumes import Volume, canonical, read_volume, resample
 from ars_jax.errors import UserError
 from ars_jax.files import drop_temporaries
 from ars_jax.locks import locked
-
-Box = tuple[slice, slice, slice]
 
 ZSCORE_LIMIT = 5.0
 _BODY_VOXEL_MM = 4.0
@@ -241,36 +240,6 @@ def crop_box(image: np.ndarray, spacing: Sequence[float], plan: Plan, name: obje
     return _box(np.maximum(first * factors - margin, 0), np.minimum((last + 1) * factors + margin, image.shape))
 
 
-def cropped(geometry: Geometry, box: Box) -> Geometry:
-    """The grid of a box of voxels of another grid.
-
-    Args:
-        geometry: the whole grid.
-        box: one slice per axis, with start and stop.
-
-    Returns:
-        The box's grid, same points in space.
-    """
-    z, y, x = (side.stop - side.start for side in box)
-    return replace(geometry, shape=(z, y, x), origin=_point(geometry, [side.start for side in box]))
-
-
-def divided(geometry: Geometry, shape: Sequence[int]) -> Geometry:
-    """Divides the same box in space, from voxel edge to voxel edge, into another number of voxels.
-
-    Args:
-        geometry: the grid.
-        shape: voxels z, y, x.
-
-    Returns:
-        The new grid; the same one if the shape is the same.
-    """
-    factors = np.divide(geometry.shape, shape)
-    z, y, x = (int(side) for side in shape)
-    dz, dy, dx = (float(step) for step in factors * geometry.spacing)
-    return replace(geometry, shape=(z, y, x), spacing=(dz, dy, dx), origin=_point(geometry, (factors - 1) / 2))
-
-
 def prepared_shape(geometry: Geometry, plan: Plan, name: object = "image") -> tuple[int, ...]:
     """How many voxels the plan divides a cropped box into.
 
@@ -389,12 +358,6 @@ def _middle(outer: Sequence[int], inner: Sequence[int]) -> tuple[slice, ...]:
 
 def _box(first: np.ndarray, stop: np.ndarray) -> Box:
     z, y, x = (slice(int(start), int(end)) for start, end in zip(first, stop, strict=True))
-    return z, y, x
-
-
-def _point(geometry: Geometry, index: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
-    step = np.multiply(geometry.spacing, index)
-    z, y, x = (float(value) for value in geometry.origin + np.reshape(geometry.direction, (3, 3)) @ step)
     return z, y, x
 
 

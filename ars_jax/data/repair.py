@@ -11,18 +11,10 @@ import numpy as np
 from ars_jax.data.cases import Case, Dataset
 from ars_jax.data.check import Examination
 from ars_jax.data.faults import IMAGE_HEADER, LABEL_HEADER, REPAIR, Fault
+from ars_jax.data.geometry import Geometry, mismatches
 from ars_jax.data.labels import channel_numbers, mask_voxels
 from ars_jax.data.layouts import read_label
-from ars_jax.data.volumes import (
-    WRITABLE,
-    Geometry,
-    Volume,
-    map_to,
-    mismatches,
-    read_geometry,
-    read_volume,
-    write_volume,
-)
+from ars_jax.data.volumes import WRITABLE, Volume, map_to, read_geometry, read_volume, write_volume
 from ars_jax.errors import UserError
 from ars_jax.files import check_place, read_json, write_json, written_atomically
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from ars_jax.data.contours import fill_contours
+from ars_jax.data.geometry import Geometry
 from ars_jax.data.streams import STRUCTURE_SET, dicom_kind, is_beside
-from ars_jax.data.volumes import Geometry
 from ars_jax.errors import UserError
 
 _BREAKS = (OSError, EOFError, ValueError, LookupError, AttributeError, TypeError, NotImplementedError)

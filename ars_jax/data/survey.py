@@ -8,7 +8,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from ars_jax.data.volumes import Geometry, Volume
+from ars_jax.data.geometry import Geometry
+from ars_jax.data.volumes import Volume
 
 PERCENTILES = (0.5, 5.0, 50.0, 95.0, 99.5)
 """The percentiles that are taken of an image."""

@@ -1,4 +1,4 @@
-"""Volumes with their place in space: read, write, compare, reorient and resample.
+"""Volumes with their place in space: read, write, reorient and resample.
 
 The only file that knows SimpleITK. Every array and every tuple outside of it is ordered z, y, x; lengths are
 millimetres in the patient's LPS system (x grows to the Left, y to Posterior, z to Superior).
@@ -17,6 +17,7 @@ from typing import Literal
 import numpy as np
 import SimpleITK as sitk
 
+from ars_jax.data.geometry import Geometry, in_words, mismatches
 from ars_jax.data.streams import check_metaimage, dicom_kind, is_beside, nifti_nonfinite, nifti_spacing
 from ars_jax.errors import UserError
 
@@ -31,24 +32,6 @@ _SLICE_TOLERANCE_MM = 0.1
 _SPACINGS_MM = (1e-6, 1e4)  # beyond are mistakes of units or of headers
 _FARTHEST_MM = 1e6
 _MOST_VOXELS = 1 << 31  # four times a CT of 512 x 512 x 2000
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """The grid of a volume in physical space.
-
-    Args:
-        shape: voxels along z, y, x.
-        spacing: mm between voxel centres along z, y, x.
-        origin: LPS point in mm of the centre of voxel (0, 0, 0), in z, y, x order.
-        direction: 3x3 matrix, row-major, rows and columns both in z, y, x order; column k is the unit step of array
-            axis k. The identity is the canonical orientation.
-    """
-
-    shape: tuple[int, int, int]
-    spacing: tuple[float, float, float]
-    origin: tuple[float, float, float]
-    direction: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -69,24 +52,6 @@ class Volume:
     def __post_init__(self) -> None:
         if self.array.shape != self.geometry.shape:
             raise ValueError(f"array shape {self.array.shape} is not the geometry's shape {self.geometry.shape}")
-
-
-@dataclass(frozen=True)
-class Mismatch:
-    """One way in which two grids differ; `str` gives it in words.
-
-    Args:
-        kind: "size", "spacing", "origin" or "direction".
-        found: the first grid's value with its unit.
-        wanted: the second grid's value with its unit.
-    """
-
-    kind: str
-    found: str
-    wanted: str
-
-    def __str__(self) -> str:
-        return f"{self.kind} {self.found} against {self.wanted}"
 
 
 def read_volume(path: str | Path) -> Volume:
@@ -158,32 +123,6 @@ def write_volume(path: str | Path, volume: Volume) -> None:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
-
-
-def mismatches(a: Geometry, b: Geometry, tolerance: float = 1e-3) -> list[Mismatch]:
-    """Compares two grids.
-
-    Args:
-        a: the grid that was found.
-        b: the grid that was wanted.
-        tolerance: largest difference of spacing (mm) and of direction cosines. Origins may differ by ten times
-            this, in mm or in voxels, whichever is larger: headers round to float32.
-
-    Returns:
-        What differs, in the order size, spacing, origin, direction; empty if the grids are the same.
-    """
-    slack = 10 * tolerance * max(1.0, *b.spacing)
-    tests = (
-        ("size", a.shape, b.shape, 0.0, " voxels"),
-        ("spacing", a.spacing, b.spacing, tolerance, " mm"),
-        ("origin", a.origin, b.origin, slack, " mm"),
-        ("direction", a.direction, b.direction, tolerance, ""),
-    )
-    return [
-        Mismatch(kind, _words(found, unit), _words(wanted, unit))
-        for kind, found, wanted, limit, unit in tests
-        if np.abs(np.subtract(found, wanted)).max() > limit
-    ]
 
 
 def canonical(volume: Volume) -> Volume:
@@ -287,7 +226,7 @@ def _check_spacing(path: Path) -> None:
     except (OSError, EOFError, zlib.error) as error:
         raise _fault(path, f"an incomplete or damaged file ({_cause(error)})") from error
     if not all(0 < side < math.inf for side in sides):
-        raise _fault(path, f"spacing {_words(sides, ' mm')} in pixdim", "positive sides", "correct the header")
+        raise _fault(path, f"spacing {in_words(sides, ' mm')} in pixdim", "positive sides", "correct the header")
 
 
 def _read_file(path: Path) -> tuple[sitk.Image, np.ndarray | None]:
@@ -398,10 +337,10 @@ def _geometry(path: str | Path, image: sitk.Image | sitk.ImageFileReader) -> Geo
         raise _fault(path, "a header with NaN or infinity")
     if not _SPACINGS_MM[0] <= min(sx, sy, sz) <= max(sx, sy, sz) <= _SPACINGS_MM[1]:
         wanted = f"{_SPACINGS_MM[0]:g} to {_SPACINGS_MM[1]:g} mm"
-        raise _fault(path, f"spacing {_words((sz, sy, sx), ' mm')}", wanted, "correct the header")
+        raise _fault(path, f"spacing {in_words((sz, sy, sx), ' mm')}", wanted, "correct the header")
     if max(abs(ox), abs(oy), abs(oz)) > _FARTHEST_MM:
         wanted = f"within {_FARTHEST_MM:g} mm"
-        raise _fault(path, f"origin {_words((oz, oy, ox), ' mm')}", wanted, "correct the header")
+        raise _fault(path, f"origin {in_words((oz, oy, ox), ' mm')}", wanted, "correct the header")
     return Geometry((nz, ny, nx), (sz, sy, sx), (oz, oy, ox), direction)
 
 
@@ -420,7 +359,3 @@ def _to_image(volume: Volume) -> sitk.Image:
     image.SetOrigin(origin)
     image.SetDirection(direction)
     return image
-
-
-def _words(values: Sequence[float], unit: str) -> str:
-    return f"({', '.join(f'{value:.6g}' for value in values)}){unit}"

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
+from ars_jax.data.geometry import Geometry
 from ars_jax.data.phantom import PHANTOM_LABELS, phantom_case
-from ars_jax.data.volumes import Geometry
 from ars_jax.errors import UserError
 from ars_jax.files import array_of
 

@@ -11,10 +11,11 @@ from scipy import ndimage
 
 from ars_jax.data.cases import Case as StoredCase
 from ars_jax.data.cases import Dataset
+from ars_jax.data.geometry import Geometry, mismatches
 from ars_jax.data.labels import checked_labels
 from ars_jax.data.plan import Plan
 from ars_jax.data.prepare import prepare_image, read_case_label
-from ars_jax.data.volumes import READABLE, Geometry, Volume, canonical, mismatches, read_volume, resample
+from ars_jax.data.volumes import READABLE, Volume, canonical, read_volume, resample
 from ars_jax.errors import UserError
 from ars_jax.files import read_json
 from ars_jax.laboratory.cases import Case, from_npz, from_phantom

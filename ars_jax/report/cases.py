@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ars_jax.data.geometry import Geometry, mismatches
 from ars_jax.data.plan import Plan
-from ars_jax.data.volumes import Geometry, Volume, canonical, mismatches, read_volume
+from ars_jax.data.volumes import Volume, canonical, read_volume
 from ars_jax.errors import UserError
 from ars_jax.report.overlays import Picture, choose_cases, display_window, overlay_figure
 from ars_jax.report.runs import Run, organs_of

@@ -23,8 +23,9 @@ from ars_jax import cli, options, predict
 from ars_jax.checkpoint import checkpoints, save
 from ars_jax.cli import main
 from ars_jax.config import to_dict, with_absolute_paths
+from ars_jax.data.geometry import Geometry
 from ars_jax.data.plan import read_plan
-from ars_jax.data.volumes import Geometry, Volume, read_volume, write_volume
+from ars_jax.data.volumes import Volume, read_volume, write_volume
 from ars_jax.errors import UserError
 from ars_jax.metrics import table
 from ars_jax.options import read_config

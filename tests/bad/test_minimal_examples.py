@@ -14,11 +14,12 @@ import pytest
 from ars_jax import report
 from ars_jax.cli import main
 from ars_jax.data.cache import load_sample
+from ars_jax.data.geometry import Geometry
 from ars_jax.data.labels import checked_labels
 from ars_jax.data.plan import Plan, read_plan
 from ars_jax.data.prepare import prepare_image
 from ars_jax.data.survey import survey_image
-from ars_jax.data.volumes import Geometry, Volume, read_geometry, read_volume, write_volume
+from ars_jax.data.volumes import Volume, read_geometry, read_volume, write_volume
 from ars_jax.errors import UserError
 from ars_jax.files import read_json
 from ars_jax.laboratory.cases import from_npz

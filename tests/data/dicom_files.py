@@ -8,7 +8,8 @@ import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, RTDoseStorage, RTStructureSetStorage, generate_uid
 
-from ars_jax.data.volumes import Geometry, Volume
+from ars_jax.data.geometry import Geometry
+from ars_jax.data.volumes import Volume
 
 FRAME = generate_uid(entropy_srcs=["frame of reference"])
 SERIES = generate_uid(entropy_srcs=["series"])

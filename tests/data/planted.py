@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from ars_jax.data.faults import CANNOT_TELL, IMAGE_HEADER, LABEL_HEADER, REPAIR
+from ars_jax.data.geometry import Geometry
 from ars_jax.data.phantom import PHANTOM_LABELS, phantom_case
-from ars_jax.data.volumes import Geometry, Volume, read_volume, write_volume
+from ars_jax.data.volumes import Volume, read_volume, write_volume
 from tests.data.small_sets import flipped
 
 CASES = tuple(f"case_{number}" for number in range(8))

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from ars_jax.data.cases import Case, Dataset
+from ars_jax.data.geometry import Geometry
 from ars_jax.data.layouts import find_dataset
-from ars_jax.data.volumes import Geometry, Volume, write_volume
+from ars_jax.data.volumes import Volume, write_volume
 
 GRID = Geometry((6, 7, 8), (2.0, 1.0, 1.0), (10.0, 20.0, 30.0))
 LABELS = {"Heart": 3, "Lung": 5}

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 
 from ars_jax.data.cases import Case
+from ars_jax.data.geometry import Geometry
 from ars_jax.data.plan import Plan
-from ars_jax.data.volumes import Geometry, Volume, write_volume
+from ars_jax.data.volumes import Volume, write_volume
 
 LABELS = {"Ball_L": 3, "Ball_R": 7}
 PLAN = Plan(tuple(LABELS), pairs=(("Ball_L", "Ball_R"),), intensity="window", window=(-200, 400))

@@ -12,8 +12,9 @@ import pytest
 from ars_jax.data.cases import Case
 from ars_jax.data.check import examine_case, examine_dataset
 from ars_jax.data.faults import CANNOT_TELL, IMAGE_HEADER, LABEL_HEADER, REPAIR, Fault
+from ars_jax.data.geometry import Geometry
 from ars_jax.data.layouts import find_dataset
-from ars_jax.data.volumes import Geometry, Volume, read_volume, write_volume
+from ars_jax.data.volumes import Volume, read_volume, write_volume
 from tests.data.small_sets import (
     GRID,
     LABELS,

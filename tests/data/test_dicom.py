@@ -9,10 +9,11 @@ import pytest
 from ars_jax.data.cases import Case
 from ars_jax.data.check import examine_dataset
 from ars_jax.data.dicom import Export, find_export
+from ars_jax.data.geometry import mismatches
 from ars_jax.data.layouts import find_dataset, read_label
 from ars_jax.data.prepare import prepare_dataset
 from ars_jax.data.streams import STRUCTURE_SET, dicom_kind
-from ars_jax.data.volumes import mismatches, read_volume, write_volume
+from ars_jax.data.volumes import read_volume, write_volume
 from ars_jax.errors import UserError
 from tests.data.dicom_files import FRAME, SERIES, box_contours, write_dose, write_series, write_structures
 from tests.data.synthetic import LABELS, ORIENTATIONS, PLAN, ct, grid

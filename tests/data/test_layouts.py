@@ -10,9 +10,10 @@ import pytest
 
 from ars_jax.data.cases import Case, Dataset
 from ars_jax.data.check import examine_case
+from ars_jax.data.geometry import Geometry
 from ars_jax.data.labels import BTCV_LABELS
 from ars_jax.data.layouts import find_dataset, read_label
-from ars_jax.data.volumes import Geometry, Volume, read_geometry, write_volume
+from ars_jax.data.volumes import Volume, read_geometry, write_volume
 from ars_jax.errors import UserError
 from tests.realdata import real_data
 

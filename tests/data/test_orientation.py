@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ars_jax.data.geometry import Geometry
 from ars_jax.data.layouts import find_dataset
 from ars_jax.data.plan import Plan
 from ars_jax.data.prepare import prepare_case
-from ars_jax.data.volumes import Geometry, Volume, canonical, write_volume
+from ars_jax.data.volumes import Volume, canonical, write_volume
 from tests.data.dicom_files import box_contours, write_series, write_structures
 from tests.data.synthetic import ct, grid
 

@@ -8,10 +8,11 @@ import pytest
 
 from ars_jax.data.check import examine_dataset
 from ars_jax.data.faults import CANNOT_TELL, IMAGE_HEADER, LABEL_HEADER, REPAIR, Fault
+from ars_jax.data.geometry import mismatches
 from ars_jax.data.layouts import find_dataset
 from ars_jax.data.overview import overview
 from ars_jax.data.repair import repair_dataset
-from ars_jax.data.volumes import Volume, mismatches, read_volume, write_volume
+from ars_jax.data.volumes import Volume, read_volume, write_volume
 from tests.data import planted
 from tests.data.small_sets import flipped
 from tests.realdata import real_data

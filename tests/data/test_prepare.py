@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from ars_jax.data.cases import Case
+from ars_jax.data.geometry import Geometry, divided
 from ars_jax.data.plan import Plan
 from ars_jax.data.prepare import (
     canvas_for,
     crop_box,
-    divided,
     fill_value,
     pad_to,
     padded_shape,
@@ -17,7 +17,7 @@ from ars_jax.data.prepare import (
     restore_label,
     unpad,
 )
-from ars_jax.data.volumes import Geometry, Volume, canonical, read_volume, resample
+from ars_jax.data.volumes import Volume, canonical, read_volume, resample
 from ars_jax.errors import UserError
 from tests.data.synthetic import LABELS, ORIENTATIONS, PLAN, SPACING, ct, grid, written
 from tests.oracles.resample import nearest_in_space

@@ -10,10 +10,11 @@ import pytest
 from ars_jax.data.cases import Case
 from ars_jax.data.check import examine_case, examine_dataset
 from ars_jax.data.faults import CANNOT_TELL, IMAGE_HEADER, LABEL_HEADER, REPAIR
+from ars_jax.data.geometry import Geometry, mismatches
 from ars_jax.data.layouts import find_dataset, read_label
 from ars_jax.data.repair import repair_case, repair_dataset
 from ars_jax.data.splits import split_cases
-from ars_jax.data.volumes import Geometry, Volume, mismatches, read_geometry, read_volume
+from ars_jax.data.volumes import Volume, read_geometry, read_volume
 from ars_jax.errors import UserError
 from tests.data.dicom_files import box_contours, write_series, write_structures
 from tests.data.small_sets import (

@@ -11,8 +11,9 @@ import pytest
 from contourpy import contour_generator
 
 from ars_jax.data.contours import even_odd, fill_contours
+from ars_jax.data.geometry import Geometry
 from ars_jax.data.rtstruct import contour_names, read_structures, referenced_series, series_of
-from ars_jax.data.volumes import Geometry, Volume, read_volume
+from ars_jax.data.volumes import Volume, read_volume
 from ars_jax.errors import UserError
 from tests.data.dicom_files import FRAME, SERIES, box_contours, positions, write_dose, write_series, write_structures
 from tests.data.synthetic import LABELS, ORIENTATIONS, ct, grid

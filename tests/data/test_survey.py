@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from ars_jax.data.geometry import Geometry
 from ars_jax.data.sides import left_right_pairs, mirror_name
 from ars_jax.data.survey import (
     as_float32,
@@ -15,7 +16,7 @@ from ars_jax.data.survey import (
     survey_organ,
     without_place,
 )
-from ars_jax.data.volumes import Geometry, Volume, canonical
+from ars_jax.data.volumes import Volume, canonical
 from tests.data.synthetic import LABELS, ORIENTATIONS, ct, grid
 
 

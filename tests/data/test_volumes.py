@@ -9,17 +9,8 @@ import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ars_jax.data.volumes import (
-    Geometry,
-    Volume,
-    canonical,
-    map_to,
-    mismatches,
-    read_geometry,
-    read_volume,
-    resample,
-    write_volume,
-)
+from ars_jax.data.geometry import Geometry, mismatches
+from ars_jax.data.volumes import Volume, canonical, map_to, read_geometry, read_volume, resample, write_volume
 from ars_jax.errors import UserError
 from tests.realdata import real_data
 

@@ -15,7 +15,8 @@ from ars_jax import losses
 from ars_jax.cli import main
 from ars_jax.config import LossConfig
 from ars_jax.data.cases import Case as StoredCase
-from ars_jax.data.volumes import Geometry, Volume, canonical, mismatches, read_geometry, read_volume, write_volume
+from ars_jax.data.geometry import Geometry, mismatches
+from ars_jax.data.volumes import Volume, canonical, read_geometry, read_volume, write_volume
 from ars_jax.errors import UserError
 from ars_jax.gradients.maps import RegionMaps, region_maps
 from ars_jax.laboratory.cases import Case

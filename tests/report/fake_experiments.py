@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ars_jax.data.volumes import Geometry, Volume, write_volume
+from ars_jax.data.geometry import Geometry
+from ars_jax.data.volumes import Volume, write_volume
 from ars_jax.metrics.table import Row, evaluate_case
 from tests.report.fake_runs import ORGANS, RADII, SHAPE, SPACING, ball, draw_case, make_unevaluated, write_rows
 

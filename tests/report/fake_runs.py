@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ars_jax.data.geometry import Geometry
 from ars_jax.data.plan import Plan, write_plan
-from ars_jax.data.volumes import Geometry, Volume, write_volume
+from ars_jax.data.volumes import Volume, write_volume
 from ars_jax.metrics.table import Row, evaluate_case, write_json
 
 ORGANS = ("Brain stem", "Parotid_L", "Parotid_R")

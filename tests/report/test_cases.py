@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ars_jax.data.geometry import Geometry
 from ars_jax.data.plan import read_plan, write_plan
-from ars_jax.data.volumes import Geometry, Volume, canonical, read_volume, write_volume
+from ars_jax.data.volumes import Volume, canonical, read_volume, write_volume
 from ars_jax.errors import UserError
 from ars_jax.report.cases import load_picture, overlay_blocks
 from ars_jax.report.runs import Run, read_runs

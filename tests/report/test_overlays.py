@@ -8,8 +8,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 
+from ars_jax.data.geometry import Geometry
 from ars_jax.data.plan import Plan
-from ars_jax.data.volumes import Geometry, Volume, canonical, read_volume, write_volume
+from ars_jax.data.volumes import Volume, canonical, read_volume, write_volume
 from ars_jax.report.overlays import (
     PLANES,
     Picture,
