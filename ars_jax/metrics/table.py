@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -28,6 +27,7 @@ MEASURES = ("dsc", "recall", "precision", "surface_dice", "hd95_mm", "asd_mm", "
 """The measures of a row, in the order of every table."""
 MEAN = "mean over organs"
 """What the last line of a summary is called."""
+_BEYOND = 1e100  # any measure, and still a number whose square is one
 _UNITS = {
     "hd95_mm": "mm",
     "asd_mm": "mm",
@@ -381,15 +381,23 @@ def read_json(path: Path | str) -> list[Row]:
     """
     wanted = "a table that `ars-jax evaluate` wrote"
     fix = "give the table.json of an evaluated run"
+    content: Any = files.read_json(Path(path))
     try:
-        content: Any = json.loads(Path(path).read_text(encoding="utf-8"))
-        rows = [Row(**row) for row in content["rows"]]
-    except FileNotFoundError as error:
-        raise UserError(path, found="no such file", wanted=wanted, fix=fix) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        rows = [_typed(Row(**row)) for row in content["rows"]]
+    except (KeyError, TypeError) as error:
         raise UserError(path, found=f"{type(error).__name__} ({error})", wanted=wanted, fix=fix) from error
     for row in rows:
         check_convention(row.convention)
         if row.status not in get_args(Status):
             raise UserError(path, found=f"status {row.status}", wanted=", ".join(get_args(Status)), fix=fix)
     return rows
+
+
+def _typed(row: Row) -> Row:
+    """Raises a TypeError where a row holds what no table has, such as a number beyond any measure."""
+    for name, value in asdict(row).items():
+        number = isinstance(value, int | float) and abs(value) < _BEYOND
+        missing = value is None and name != "volume_prediction_ml"
+        if not (isinstance(value, str) if name in ("case", "organ", "status", "convention") else number or missing):
+            raise TypeError(f"{name} {value!r}"[:200])
+    return row

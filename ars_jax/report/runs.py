@@ -3,12 +3,14 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from ars_jax import files
 from ars_jax.data.plan import Plan, read_plan
 from ars_jax.errors import UserError
 from ars_jax.metrics.table import Row, read_json, summarise
@@ -137,7 +139,7 @@ def read_run(folder: Path, name: str) -> Run:
 
 def _read_config(path: Path, text: str) -> Mapping[str, Any]:
     try:
-        config = yaml.safe_load(text)
+        config = files.parse_yaml(text)
     except yaml.YAMLError as error:
         raise UserError(path, found=error, wanted="YAML", fix="restore the file") from error
     return config if isinstance(config, dict) else {}
@@ -162,10 +164,10 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
             continue
         try:
             line = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             if place == len(texts):
                 continue
-            raise _broken(path, place, f"broken JSON ({error.msg})") from error
+            raise _broken(path, place, f"broken JSON ({str(error).split(':')[0]})") from error
         if fault := _fault(line):
             raise _broken(path, place, fault)
         lines.append(line)
@@ -226,8 +228,10 @@ def read_evaluation(folder: Path) -> Evaluation | None:
     if not table.is_file():
         return None
     rows = read_json(table)
-    about = json.loads(table.read_text(encoding="utf-8")).get("about") or {}
-    return Evaluation(summarise(rows).convention, tuple(rows), about, _read_files(folder))
+    about = files.read_json(table).get("about")
+    return Evaluation(
+        summarise(rows).convention, tuple(rows), about if isinstance(about, dict) else {}, _read_files(folder)
+    )
 
 
 def _read_files(folder: Path) -> dict[str, dict[str, Path]]:
@@ -235,10 +239,10 @@ def _read_files(folder: Path) -> dict[str, dict[str, Path]]:
     if not path.is_file():
         return {}
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
+        entries = files.read_json(path)
         kinds = ("image", "prediction", "reference")
         return {str(entry["case"]): {kind: folder / entry[kind] for kind in kinds} for entry in entries}
-    except (ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         wanted = 'a list of {"case", "image", "prediction", "reference"}'
         raise UserError(path, found=error, wanted=wanted, fix=f"ars-jax evaluate {folder}") from error
 
@@ -265,7 +269,9 @@ def number(value: object) -> float:
     Returns:
         The number, or NaN for null, text and whatever else is none.
     """
-    return float(value) if isinstance(value, int | float) else math.nan
+    with suppress(OverflowError):
+        return float(value) if isinstance(value, int | float) else math.nan
+    return math.nan
 
 
 def mean_dsc(line: Mapping[str, Any]) -> float:

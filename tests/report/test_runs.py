@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest
 
 from ars_jax.errors import UserError
+from ars_jax.metrics.table import Row
 from ars_jax.report.runs import latest_steps, read_metrics, read_run, read_runs, run_names
-from tests.report.fake_runs import ORGANS, make_unevaluated
+from tests.report.fake_runs import ORGANS, make_unevaluated, write_rows
 
 
 def metrics_file(folder: Path, *texts: str) -> Path:
@@ -67,6 +68,47 @@ def test_absent_folder_broken_configuration_and_broken_evaluation_are_user_error
         read_runs([run])
     (run / "config.yaml").write_text("loss: [1")
     with pytest.raises(UserError, match=r"config\.yaml"):
+        read_runs([run])
+
+
+def make_evaluated(folder: Path) -> Path:
+    run = make_unevaluated(folder, epochs=0)
+    write_rows(run, [Row("a", "Ball", "ok", 0.9, 0.9, 0.9, 1.0, 1.0, 1.0, 1.0, "monai")])
+    assert read_runs([run])[0].evaluation is not None
+    return run
+
+
+DEEP, LONG = "[" * 100_000, "9" * 5000
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("config.yaml", f"train: {{epochs: {LONG}}}"),
+        ("config.yaml", "a: &a [ha, ha]\nb: [*a, *a]"),
+        ("metrics.jsonl", f"{DEEP}\n{train(1)}"),
+        ("metrics.jsonl", f"{LONG}\n{train(1)}"),
+        ("evaluation/table.json", DEEP),
+        ("evaluation/cases.json", DEEP),
+        ("evaluation/cases.json", "3"),
+    ],
+    ids=["long number", "alias", "deep line", "long line", "deep table", "deep cases", "no cases"],
+)
+def test_files_that_no_run_wrote_are_user_errors(tmp_path: Path, name: str, text: str) -> None:
+    run = make_evaluated(tmp_path / "run")
+    (run / name).write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=name.replace(".", r"\.")):
+        read_runs([run])
+
+
+@pytest.mark.parametrize("value", [{"a": 1}, "1", [1], 10**400, None], ids=["table", "text", "list", "huge", "none"])
+def test_a_measure_that_is_no_number_is_a_user_error(tmp_path: Path, value: object) -> None:
+    run = make_evaluated(tmp_path / "run")
+    path = run / "evaluation" / "table.json"
+    table = json.loads(path.read_text(encoding="utf-8"))
+    table["rows"][0]["volume_prediction_ml"] = value
+    path.write_text(json.dumps(table), encoding="utf-8")
+    with pytest.raises(UserError, match=r"table\.json: found .*volume_prediction_ml"):
         read_runs([run])
 
 
