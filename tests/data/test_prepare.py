@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from ars_jax.data.cases import Case
+from ars_jax.data.crop import crop_box
 from ars_jax.data.geometry import Geometry, divided
 from ars_jax.data.plan import Plan
 from ars_jax.data.prepare import (
     canvas_for,
-    crop_box,
     fill_value,
     pad_to,
     padded_shape,
