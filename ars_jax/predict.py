@@ -21,7 +21,7 @@ from ars_jax.data.volumes import READABLE, WRITABLE, Volume, read_geometry, read
 from ars_jax.errors import UserError
 from ars_jax.files import write_json
 from ars_jax.mesh import make_mesh, replicated
-from ars_jax.models import VNet, packs_volumes
+from ars_jax.models import STRIDE, VNet, packs_volumes
 
 WINDOW_OVERLAP = 0.5
 
@@ -80,7 +80,7 @@ def load_network(run: Path, config: Config, which: Which = "best") -> Network:
     """
     plan = read_plan(run / "plan.json")
     model = make_model(config.model, len(plan.labels) + 1)
-    shape = jax.ShapeDtypeStruct((1, 16, 16, 16, 1), jnp.float32)
+    shape = jax.ShapeDtypeStruct((1, STRIDE, STRIDE, STRIDE, 1), jnp.float32)
     variables = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), shape)
     sharding = replicated(make_mesh(data=1))
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), variables)
