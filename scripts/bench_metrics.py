@@ -14,8 +14,10 @@ import platform
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -45,9 +47,7 @@ def main() -> None:
         if not (pair[0].any() and pair[1].any()):
             print(f"{name:34}  left out: a mask is empty")
             continue
-        seconds, values = measure(
-            {who: others.get(who) or ours(who) for who in (*CONVENTIONS, *others)}, pair, arguments
-        )
+        seconds, values = measure({**{rule: ours(rule) for rule in CONVENTIONS}, **others}, pair, arguments)
         ratios = {who: seconds[who] / seconds[BESIDE[who]] for who in others}
         apart = [np.abs(np.subtract(values[who], values[BESIDE[who]])) for who in others]
         distance = max((float(a[1:3].max()) for a in apart), default=float("nan"))
@@ -119,8 +119,8 @@ def monai(
 ) -> list[float]:
     """Returns the numbers by MONAI, on one thread."""
     import torch
-    from monai import metrics
 
+    metrics: Any = import_module("monai.metrics")  # hides from type checkers what it exports
     torch.set_num_threads(1)
     pair = [torch.from_numpy(mask[None, None]) for mask in (prediction, reference)]
     options = {"include_background": True, "spacing": spacing}
