@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -78,7 +79,7 @@ def read_runs(folders: Sequence[Path]) -> tuple[Run, ...]:
     """
     if not folders:
         raise UserError("report", found="no run folder", wanted="one or more", fix="ars-jax report RUN --out DIR")
-    resolved = [Path(folder).resolve() for folder in folders]
+    resolved = [Path(os.path.realpath(folder)) for folder in folders]  # Path.resolve raises at a link to itself
     for folder in resolved:
         if resolved.count(folder) > 1:
             raise UserError(folder, found="the same run twice", wanted="different runs", fix="name it once")

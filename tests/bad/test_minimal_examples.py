@@ -217,6 +217,20 @@ def test_messages_hold_no_letters_that_steer_a_terminal_and_end_somewhere() -> N
     assert len(str(error)) < 1200
 
 
+@pytest.mark.parametrize(
+    "words", [("check", "LOOP"), ("check", "DATA", "--repair", "LOOP"), ("report", "LOOP", "--out", "OUT")]
+)
+def test_a_link_to_itself_is_told_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    (tmp_path / "LOOP").symlink_to("LOOP")
+    for part in ("images", "labels"):
+        (tmp_path / "DATA" / part).mkdir(parents=True)
+        nifti(tmp_path / "DATA" / part)
+    assert main([str(tmp_path / word) if word.isupper() else word for word in words]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
 def test_paths_between_colons_are_no_emoji(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(tmp_path / ":x:")]) == 2
     assert f"{tmp_path}/:x:: found no such folder" in capsys.readouterr().err

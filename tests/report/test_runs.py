@@ -59,8 +59,10 @@ def test_folder_that_is_no_run_is_one_line(tmp_path: Path, missing: str) -> None
 
 
 def test_absent_folder_broken_configuration_and_broken_evaluation_are_user_errors(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no such folder"):
-        read_runs([tmp_path / "nowhere"])
+    (tmp_path / "loop").symlink_to("loop")
+    for name in ("nowhere", "loop"):
+        with pytest.raises(UserError, match="no such folder"):
+            read_runs([tmp_path / name])
     run = make_unevaluated(tmp_path / "run", epochs=0)
     (run / "evaluation").mkdir()
     (run / "evaluation" / "table.json").write_text("{")
