@@ -10,6 +10,7 @@ import numpy as np
 import yaml
 from hypothesis import strategies as st
 
+from ars_jax.files import read_json
 from tests.bad import files
 from tests.bad.files import HOSTILE
 from tests.bad.judge import Attempt
@@ -32,10 +33,9 @@ def volumes(draw: Any) -> Attempt:
         ending, image = draw(files.text_headed())
     if ending == ".nii.gz":
         image = gzip.compress(image, 1)
-    image = draw(files.damaged(image))
-    label = label if draw(st.booleans()) else draw(files.damaged(label))
+    image, label = draw(files.damaged(image)), draw(files.damaged(label))
     name = draw(st.sampled_from(["case_0", "a b", "☢ ü", "[red]", "a\nb", "$x^{$", ":x:"]))
-    command = draw(st.sampled_from(["check", "json", "repair", "train", "predict", "score"]))
+    command = draw(st.sampled_from(["check", "json", "repair", *["train", "predict", "score"] * 3]))
     if command == "predict":
         return Attempt(
             ("predict", "{run}", f"{{tmp}}/{name}{ending}", "--out", "{tmp}/out"), {f"{name}{ending}": image}
@@ -202,6 +202,32 @@ def saved_states(draw: Any, base: Path) -> Attempt:
 
 
 @st.composite
+def resuming(draw: Any, base: Path) -> Attempt:
+    """A training that goes on from checkpoints of which the newest, the one before or both are damaged."""
+    root, steps = base / "trained", draw(st.sampled_from([("1", "2"), ("1", "2"), ("1", "2"), ("2",), ("2",), ("1",)]))
+    item = draw(st.sampled_from([*["model", "training"] * 3, "metrics", "meta", "_CHECKPOINT_METADATA"]))
+    content: dict[str, bytes | str] = {}
+    for step in steps:
+        place = root / "checkpoints" / step / item
+        # What has no digest comes to nothing, such as an empty file that says that all is there.
+        digests = place / "digests.json"
+        names = sorted(read_json(digests)) if digests.is_file() else ["."]
+        path = draw(st.sampled_from([place / name for name in names] + [digests] * digests.is_file()))
+        content[f"trained/{path.relative_to(root)}"] = draw(files.broken(path.read_bytes()))
+    if not draw(st.integers(0, 2)):
+        words = ("predict", "{tmp}/trained", "{data}/images/case_0.nii", "--out", "{tmp}/out", "--checkpoint")
+        wanted = {"model": ("refused" if "2" in steps else "taken",), "training": ("taken",)}.get(item, ())
+        return Attempt((*words, draw(st.sampled_from(["best", "newest"]))), content, ("trained",), wanted)
+    words = ("train", "--config", "{base}/config.yaml", "--run.dir", "{tmp}/trained", "--data.cache", "{base}/cache")
+    wanted = {
+        ("1", "2"): ("refused", "checkpoint 2: ", "checkpoint 1: "),
+        ("2",): ("taken", "checkpoint 2 is damaged", "going on from 1"),
+        ("1",): ("taken",),
+    }[steps]
+    return Attempt((*words, "--resume"), content, ("trained",), wanted if item in ("model", "training") else ())
+
+
+@st.composite
 def caches(draw: Any, base: Path) -> Attempt:
     """Prepared cases."""
     path = draw(st.sampled_from(sorted((base / "cache").glob("*.npz"))))
@@ -330,6 +356,7 @@ def kinds(base: Path) -> dict[str, st.SearchStrategy[Attempt]]:
         "tables": tables(),
         "run folders": run_folders(base),
         "checkpoints": saved_states(base),
+        "resuming": resuming(base),
         "prepared caches": caches(base),
         "arrays": arrays(),
         "places": places(),

@@ -4,21 +4,27 @@ import gzip
 import io
 import json
 import math
+import os
 import struct
+import tempfile
 import zipfile
 import zlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 from hypothesis import strategies as st
 
+ABSOLUTE = str(Path(tempfile.gettempdir()) / f"ars-jax-escaped-{os.getpid()}")
+"""A place where nothing is to be written, nor by another process at the same time."""
+
 HOSTILE = (
     "",
     " ",
     ".",
     "../../x",
-    "/tmp/x",
+    ABSOLUTE,
     "a/b",
     "a\0b",
     "a\nb",
@@ -292,6 +298,20 @@ def damaged(draw: Any, content: bytes) -> bytes:
         place = draw(st.integers(0, len(content) - 1))
         return content[:place] + bytes([content[place] ^ draw(st.integers(1, 255))]) + content[place + 1 :]
     return {"more": content + b"more" * 9, "empty": b"", "garbage": bytes(range(256)) * 8}.get(how, content)
+
+
+def broken(content: bytes) -> st.SearchStrategy[bytes | str]:
+    """Bytes that say something else than these, or none: the file is gone, or a folder or a link to itself instead."""
+    others = st.sampled_from(["gone", "folder", "loop", PICKLE, *TEXTS])
+    return (damaged(content) | others).filter(lambda changed: _said(changed) != _said(content))
+
+
+def _said(content: bytes | str) -> object:
+    """What JSON says, or the bytes of what is none."""
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):
+        return content
 
 
 class Executed:
