@@ -26,8 +26,8 @@ Which = Literal["best", "newest"]
 DIGESTS = "digests.json"
 """In the folder of each item: its files and their SHA-256."""
 
-_OF_DAMAGE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIO)
-"""Errors that a file's own state causes; others, such as of rights or of too many open files, are the machine's."""
+_OF_DAMAGE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
+"""Errors that a file's own state causes; others, such as of rights, disks or too many open files, are the machine's."""
 
 
 class Checkpoints(ocp.CheckpointManager):
@@ -104,7 +104,9 @@ def _steps(folder: Path) -> list[int]:
 
 
 def set_damaged_aside(folder: Path, items: Iterable[str]) -> tuple[int, dict[int, str]]:
-    """Finds the newest checkpoint that is whole, and renames those after it, which are not: 3 becomes 3.damaged.
+    """Finds the newest checkpoint that is whole, and renames all that are not: 3 becomes 3.damaged.
+
+    Also where only the score is damaged, without which the best would be taken for any other, and deleted.
 
     Of several processes one calls this, before any opens the folder.
 
@@ -113,7 +115,7 @@ def set_damaged_aside(folder: Path, items: Iterable[str]) -> tuple[int, dict[int
         items: names of those that have to be whole.
 
     Returns:
-        Its step, and what was wrong with the others, by step.
+        Its step, and what was wrong with those that were renamed, by step.
 
     Raises:
         UserError: all are damaged; none is renamed.
@@ -121,16 +123,17 @@ def set_damaged_aside(folder: Path, items: Iterable[str]) -> tuple[int, dict[int
     """
     _drop_damaged_times(folder)
     damaged: dict[int, str] = {}
-    for step in sorted(_steps(folder), reverse=True):
-        if reason := _damage(folder / str(step), items):
+    for step in (steps := sorted(_steps(folder), reverse=True)):
+        scored = ["metrics"] if (folder / str(step) / "metrics").exists() else []
+        if reason := _damage(folder / str(step), [*items, *scored]):
             damaged[step] = reason
-            continue
-        for newer in damaged:
-            aside = folder / f"{newer}.damaged"
-            shutil.rmtree(aside, ignore_errors=True)  # of an earlier time
-            (folder / str(newer)).rename(aside)
-        return step, damaged
-    raise _damaged(folder, "; ".join(f"checkpoint {step}: {reason}" for step, reason in damaged.items()))
+    if len(damaged) == len(steps):
+        raise _damaged(folder, "; ".join(f"checkpoint {step}: {reason}" for step, reason in damaged.items()))
+    for step in damaged:
+        aside = folder / f"{step}.damaged"
+        shutil.rmtree(aside, ignore_errors=True)  # of an earlier time
+        (folder / str(step)).rename(aside)
+    return max({*steps} - {*damaged}), damaged
 
 
 def _drop_damaged_times(folder: Path) -> None:
@@ -188,10 +191,11 @@ def _failure_told(manager: Checkpoints) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:
-        text = str(error)
-        found = "no space left on the device" if "No space left on device" in text else text[:200]
+        full = "No space left on device" in str(error)
+        found = "no space left on the device" if full else f"{type(error).__name__}: {error}"
+        wanted = "room for a checkpoint" if full else "a place for checkpoints"
         fix = "make room or mend the disk; the same command with --resume goes on from the checkpoint before"
-        raise UserError(manager.directory, found=found, wanted="room for a checkpoint", fix=fix) from error
+        raise UserError(manager.directory, found=found, wanted=wanted, fix=fix) from error
 
 
 def find_step(manager: Checkpoints, which: Which) -> int:

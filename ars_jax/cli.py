@@ -35,7 +35,7 @@ from ars_jax.commands import (
     report_command,
     train_command,
 )
-from ars_jax.errors import StoppedError, UserError
+from ars_jax.errors import StoppedError, as_told
 from ars_jax.options import as_user_error, make_parser
 
 Command = Callable[[Namespace, Console], None]
@@ -65,13 +65,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         given = arguments[arguments.subcommand]
         with _ready_for_jax(given):
             command(given, console)
-    except UserError as error:
-        errors.print(f"ars-jax: {error}")
-        return 2
     except FaultsShownError:
         return 1
-    except (OSError, MemoryError) as error:
-        errors.print(f"ars-jax: {_told(error)}")
+    except Exception as error:
+        if (told := as_told(error)) is None:
+            raise
+        errors.print(f"ars-jax: {told}")
         return 2
     except StoppedError as error:
         errors.print(f"ars-jax: {error.text}{_hint(words, 'the same command with --resume goes on')}")
@@ -116,14 +115,6 @@ def _one_of_several(arguments: Namespace) -> Iterator[None]:
     automatic, timeout = arguments.distributed, arguments.join_timeout
     with joined(**{name: arguments[name] for name in names}, automatic=automatic, timeout=timeout):
         yield
-
-
-def _told(error: OSError | MemoryError) -> UserError:
-    """What no file was asked about before it was opened, and no array before it was made."""
-    if isinstance(error, MemoryError):
-        return UserError("memory", found=error, wanted="enough of it", fix="smaller volumes, canvas or batch")
-    thing, found = error.filename or "a file", error.strerror or error
-    return UserError(thing, found=found, wanted="what can be read and written", fix="check path and rights")
 
 
 _COMMANDS: dict[str, tuple[Command, Callable[[ArgumentParser], None]]] = {

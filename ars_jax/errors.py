@@ -25,6 +25,29 @@ class UserError(Exception):
         super().__init__(printable(" ".join(text.split())))
 
 
+def as_told(error: BaseException) -> UserError | None:
+    """Says in one line what is no fault of the program, though nobody asked about it before it was raised.
+
+    Args:
+        error: anything that was raised.
+
+    Returns:
+        It, where it is a `UserError`; one that stands for a file that cannot be used, or memory that is short, of the
+        host or of a device; None for all else.
+    """
+    if isinstance(error, UserError):
+        return error
+    if isinstance(error, OSError):
+        thing, found = error.filename or "a file", error.strerror or error
+        return UserError(thing, found=found, wanted="what can be read and written", fix="check path and rights")
+    if isinstance(error, MemoryError):
+        return UserError("memory", found=error, wanted="enough of it", fix="smaller volumes, canvas or batch")
+    if type(error).__name__ == "JaxRuntimeError" and "RESOURCE_EXHAUSTED" in str(error):
+        fix = "model.remat, train.accumulate, a smaller canvas or batch, or more devices; ars-jax plan says what fits"
+        return UserError("memory of the device", found=str(error), wanted="enough of it", fix=fix)
+    return None
+
+
 def printable(text: str) -> str:
     """Writes out letters that have no picture, such as the escape that terminals obey, and bytes that are no text."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -51,8 +52,9 @@ def drop_temporaries(folder: Path) -> None:
         folder: the folder.
     """
     for path in folder.glob(".*-*.tmp"):
-        with suppress(OSError):
-            path.unlink()
+        if re.fullmatch(r"\..+\.\d+-[0-9a-f]{8}\.tmp", path.name):  # other programs have hidden files as well
+            with suppress(OSError):
+                path.unlink()
 
 
 class _Tried(Exception):

@@ -17,7 +17,7 @@ import jax
 # JAX has no public way to the values that its processes share; multihost_utils reaches them like this.
 from jax._src import distributed
 
-from ars_jax.errors import UserError
+from ars_jax.errors import UserError, as_told
 
 JOIN_SECONDS = 300
 """How long a process waits for the others to join."""
@@ -250,11 +250,8 @@ def _end(error: BaseException) -> NoReturn:
     if isinstance(error, jax.errors.JaxRuntimeError) and any(word in str(error).lower() for word in _LOST):
         time.sleep(2 * _POLL_SECONDS)  # the cause may just be on its way, and is then told instead
         message, status = f"another process was lost ({_short(error)}); see its output; with --resume it goes on", 1
-    elif isinstance(error, UserError):
-        message, status = str(error), 2
-    elif isinstance(error, OSError):
-        place, found = error.filename or "a file", error.strerror or error
-        message, status = f"{place}: found {found}; fix: check path and rights", 2
+    elif told := as_told(error):
+        message, status = str(told), 2
     elif isinstance(error, KeyboardInterrupt):
         message, status = "interrupted; with --resume it goes on", 130
     else:

@@ -209,6 +209,18 @@ def test_where_all_are_damaged_it_says_so_and_renames_none(three: Path, tmp_path
     assert {path.name for path in folder.iterdir()} == {"1", "2", "3"}
 
 
+def test_a_best_whose_score_is_damaged_is_not_deleted_unsaid(three: Path, tmp_path: Path) -> None:
+    """Without its score it would be taken for any other, and make room for the next."""
+    folder = copied(three, tmp_path)
+    flipped(folder / "1" / "metrics" / "metrics")
+    step, damaged = set_damaged_aside(folder, ITEMS)
+    assert (step, list(damaged)) == (3, [1])
+    assert "metrics" in damaged[1]
+    with checkpoints(folder) as manager:
+        save(manager, 4, items(4), {}, 0.2)
+    assert (folder / "1.damaged" / "model").is_dir()
+
+
 def test_a_fault_of_the_machine_is_no_damage(three: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Too many open files: nothing is renamed, nothing is gone back behind."""
     folder = copied(three, tmp_path)

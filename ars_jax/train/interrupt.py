@@ -27,7 +27,7 @@ def stopped_at_once() -> Iterator[None]:
     """
 
     def stop(*_: Any) -> None:
-        raise StoppedError("stopped by SIGTERM before there was anything new to save")
+        raise StoppedError("stopped by SIGTERM with nothing new to save")
 
     with _handled({signal.SIGTERM: stop}):
         yield
@@ -44,8 +44,9 @@ def stopping(say: Callable[[str], None]) -> Iterator[Callable[[int], str | None]
         say: is told of the first signal, in a thread of its own: the signal may have come while something was written.
 
     Yields:
-        What is to be called after every step, in every process, with its number: the name of the signal if the training
-        has to stop now, else None.
+        What is to be called after every step, in every process, with how many it has taken since it was started (JAX
+        has all stop at the first number that none has passed): the name of the signal if the training has to stop now,
+        else None.
     """
     if jax.distributed.is_initialized():
         yield lambda step: "SIGTERM" if multihost_utils.reached_preemption_sync_point(step) else None

@@ -14,16 +14,16 @@ from jax.stages import Compiled
 from rich.console import Console
 
 from ars_jax.checkpoint import Checkpoints, check_saved, checkpoints, has_checkpoint, restore, save, set_damaged_aside
-from ars_jax.config import Config, LossConfig, to_dict, with_absolute_paths
+from ars_jax.config import Config, LossConfig, to_dict, to_yaml, with_absolute_paths
 from ars_jax.data.augment import Augmentation
 from ars_jax.data.loader import Batch, Stream, arrays_of, batches, batches_per_epoch, timed
 from ars_jax.data.staging import staging_shape
-from ars_jax.errors import StoppedError, UserError
+from ars_jax.errors import DivergedError, StoppedError, UserError
 from ars_jax.losses import region_bounds
 from ars_jax.mesh import Mesh, batch_shardings, local_rows, on_one_device, put_batch, state_shardings
 from ars_jax.models import VNet
 from ars_jax.predict import Network, make_model
-from ars_jax.processes import barrier, count, ended_together, from_first, is_first
+from ars_jax.processes import barrier, count, ended_together, from_first, gather, is_first
 from ars_jax.ranges import check_config
 from ars_jax.resample import resample
 from ars_jax.train.compile import batch_shapes, lower_step
@@ -92,6 +92,7 @@ def train(config: Config, *, resume: bool = False, console: Console | None = Non
     """
     console = console if console and is_first() else Console(quiet=True)
     config = with_absolute_paths(config)
+    _check_alike(config, resume)
     _check_run(config, resume)
     held = held or not is_first()
     if not held and (config.run.dir / LOCK).exists():
@@ -107,7 +108,8 @@ def train(config: Config, *, resume: bool = False, console: Console | None = Non
 
 
 def _prepare(config: Config, console: Console) -> Inputs:
-    limit, tell = config.train.stall_s, partial(say_stall, console)
+    # Of several processes the first prepares, and the others wait.
+    limit, tell = config.train.stall_s if is_first() else 0, partial(say_stall, console)
     with preparation_progress(console) as update, watched(limit, tell, "preparing the cases") as at:
 
         def prepared(done: int, of: int, name: str) -> None:
@@ -120,22 +122,26 @@ def _prepare(config: Config, console: Console) -> Inputs:
 def _train(setup: Setup, resume: bool, console: Console) -> None:
     folder = setup.config.run.dir
     log = folder / "metrics.jsonl"
-    # Of several processes the first decides: the others might see the files otherwise.
-    done, ended = from_first(lambda: (_whole_checkpoint(folder, console), has_ended(log)) if resume else (0, False))
-    if done:
-        check_same_inputs(folder, setup.inputs)
-    elif is_first():
-        write_setup(setup.config, setup.inputs)
-    if done == setup.steps and ended:
-        console.print(f"{folder} is trained already: {done} steps", soft_wrap=True)
-        return
-    barrier()
     with (
-        checkpoints(folder / "checkpoints") as manager,
         Recorder(log if is_first() else None, console, setup.per_epoch, setup.steps) as recorder,
-        watched(setup.config.train.stall_s, partial(_stalled, console, recorder), "making the first state") as at,
-        ended_together(),
+        watched(setup.config.train.stall_s, partial(_stalled, console, recorder), "looking for checkpoints") as at,
     ):
+        # Of several processes the first decides: the others might see the files otherwise.
+        done, ended = from_first(lambda: (_whole_checkpoint(folder, console), has_ended(log)) if resume else (0, False))
+        if done:
+            check_same_inputs(folder, setup.inputs)
+        elif is_first():
+            write_setup(setup.config, setup.inputs)
+        if done == setup.steps and ended:
+            console.print(f"{folder} is trained already: {done} steps", soft_wrap=True)
+            return
+        barrier()
+        _train_from(done, setup, console, recorder, at)
+
+
+def _train_from(done: int, setup: Setup, console: Console, recorder: Recorder, at: Callable[[int, str], None]) -> None:
+    with checkpoints(setup.config.run.dir / "checkpoints") as manager, ended_together():
+        at(done, "making the first state")
         state = _first_state(setup)
         if done:
             at(done, "restoring its checkpoint")
@@ -146,7 +152,11 @@ def _train(setup: Setup, resume: bool, console: Console) -> None:
             stopping(lambda text: console.print(text, soft_wrap=True)) as asked,
             closing(_batches(setup, start=done)) as source,
         ):
-            _run_steps(setup, state, step, source, manager, recorder, asked, at)
+            try:
+                _run_steps(setup, state, step, source, manager, recorder, asked, at)
+            except DivergedError:  # in all processes, after which none waits for the others any more
+                check_saved(manager, wait=True)
+                raise
 
 
 def _whole_checkpoint(folder: Path, console: Console) -> int:
@@ -186,7 +196,9 @@ def _run_steps(
         at(number, "waiting for the devices")
         placed, transfer = timed(place, batch)
         if number == done + 1:
+            at(number, "waiting for the other processes")
             barrier()  # processes compile for unlike times, and give up if others do not connect within half a minute
+            at(number, "waiting for the devices")
         times = Times(**batch["seconds"], wait=wait, transfer=transfer, given=perf_counter())
         state, metrics = step(state, placed)
         # The metrics of the step before are fetched only now, while an accelerator runs this one.
@@ -203,7 +215,7 @@ def _run_steps(
             recorder.validation(number, scores)
         if count() > 1:
             at(number, "waiting for the other processes")
-        by = asked(number) if number < setup.steps else None
+        by = asked(number - done) if number < setup.steps else None
         check_saved(manager)
         if validates or by:
             recorder.flush()  # raises where the loss is not finite: such a state is not saved
@@ -363,6 +375,16 @@ def _restore_state(manager: Checkpoints, step: int, state: TrainState) -> TrainS
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), _items(state))
     items = restore(manager, step, like, checked=True)
     return TrainState(**items["model"], **items["training"])
+
+
+def _check_alike(config: Config, resume: bool) -> None:
+    """Refuses processes that were not given the same: they would wait for each other, or train apart."""
+    first, *others = gather([f"resume: {resume}", *to_yaml(config).splitlines()])
+    for number, lines in enumerate(others, start=1):
+        for wanted, found in zip(first, lines, strict=False):
+            if found != wanted:
+                where, fix = f"process {number}", "start all processes with the same command"
+                raise UserError(where, found=found.strip(), wanted=f"{wanted.strip()}, as process 0", fix=fix)
 
 
 def _check_run(config: Config, resume: bool) -> None:

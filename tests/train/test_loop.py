@@ -6,8 +6,10 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 import signal
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -93,6 +95,20 @@ def terminated(number: int, batch: Batch) -> Batch:
     return batch
 
 
+def stalling(folder: Path) -> Callable[[int, Batch], Batch]:
+    """Has the second batch come only after it was told that it does not."""
+
+    def changed(number: int, batch: Batch) -> Batch:
+        for _ in range(6000 if number == 1 else 0):
+            if any(line["kind"] == "stall" and line["at"] == "waiting for a batch" for line in lines_of(folder)):
+                return batch
+            time.sleep(0.01)
+        assert number != 1, "nothing was told"
+        return terminated(number, batch)
+
+    return changed
+
+
 def interrupted(number: int, batch: Batch) -> Batch:
     if number == 6:
         raise KeyboardInterrupt
@@ -124,8 +140,8 @@ def mended(base: Path, straight: SmallRun) -> Mended:
     folder = base / "mended"
     words = ("train", "--config", straight.config, "--run.dir", folder)
     shown = io.StringIO()
-    with batches_with(terminated):
-        zeroth = main_shown(*words, "--resume", shown=shown)
+    with batches_with(stalling(folder)):
+        zeroth = main_shown(*words, "--resume", "--train.stall_s", 0.05, shown=shown)
     first_kept = tuple(sorted(path.name for path in (folder / "checkpoints").iterdir()))
     with batches_with(interrupted):
         first = main_shown(*words, "--resume")
@@ -209,6 +225,23 @@ def test_a_sigterm_saves_the_running_step_and_has_its_own_status(mended: Mended)
 def test_the_checkpoint_before_a_damaged_one_is_gone_on_with(mended: Mended) -> None:
     reason = "training/manifest.ocdbt is not as it was written"
     assert f"checkpoint 4 is damaged ({reason}), and now named 4.damaged: going on from 3" in mended.shown
+
+
+def test_a_training_that_waits_says_for_what(mended: Mended) -> None:
+    assert re.search(r"no progress for \d+ s: step 2, waiting for a batch", mended.shown)
+
+
+def test_processes_that_were_given_something_else_are_named(
+    straight: SmallRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = read_config(straight.folder / "config.yaml")
+    loop._check_alike(config, resume=False)
+    others = [{}, {"seed: 0": "seed: 1"}]
+    monkeypatch.setattr(
+        loop, "gather", lambda lines: [[swap.get(line.strip(), line) for line in lines] for swap in others]
+    )
+    with pytest.raises(UserError, match=r"^process 1: found seed: 1; wanted seed: 0, as process 0"):
+        loop._check_alike(config, resume=False)
 
 
 def test_a_training_that_came_to_its_end_is_let_be(mended: Mended) -> None:
