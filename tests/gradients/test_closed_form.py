@@ -16,6 +16,7 @@ from tests.losses.cases import SPACE, public_losses, random_case, random_mask
 from tests.oracles import losses as oracle
 from tests.oracles import partitions
 
+pytestmark = pytest.mark.usefixtures("quick")
 REGIONAL = ("region_specific", "adaptive_region_specific")
 PAIR = 1152
 """Voxels of the region of a single pair."""

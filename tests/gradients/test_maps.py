@@ -23,6 +23,7 @@ from ars_jax.losses.overlap import AdaptiveGradient
 from tests.losses.cases import SPACE, random_case, random_mask
 from tests.oracles import losses as oracle
 
+pytestmark = pytest.mark.usefixtures("quick")
 A, B, EPS = 0.3, 0.4, 1e-7
 GRID = (2, 3, 2)
 MODES = ("through", "stop")

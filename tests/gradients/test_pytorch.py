@@ -15,6 +15,7 @@ from ars_jax import losses
 from ars_jax.gradients import pytorch
 from tests.losses.cases import SPACE, random_case, random_mask
 
+pytestmark = pytest.mark.usefixtures("quick")
 MAP = losses.RegionMap(np.random.default_rng(0).integers(-1, 4, (2, *SPACE)), 3)  # pyright: ignore[reportArgumentType]
 """Three regions; the voxels of ids -1 and 3 lie in none."""
 OPTIONS: list[tuple[str, dict[str, Any]]] = [

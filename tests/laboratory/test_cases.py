@@ -10,6 +10,7 @@ from ars_jax.data.phantom import PHANTOM_LABELS, phantom_case
 from ars_jax.errors import UserError
 from ars_jax.laboratory.cases import Case, from_npz, from_phantom
 
+pytestmark = pytest.mark.usefixtures("quick")
 SPACE = (4, 5, 6)
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(size=(2, *SPACE, 3)).astype(np.float32)

@@ -26,6 +26,7 @@ from ars_jax.laboratory.gradcheck import (
 )
 from tests.losses.cases import SPACE, random_case
 
+pytestmark = pytest.mark.usefixtures("quick")
 LOGITS, LABELS = random_case(0, SPACE)
 CASE = Case(LOGITS, LABELS, ("A", "B"), source="these arrays")
 NAMES = ("dice", "adaptive_region_specific", "monai_dice")

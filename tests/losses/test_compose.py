@@ -11,6 +11,7 @@ from ars_jax import losses
 from tests.losses.cases import SPACE, loss, random_case, random_mask, region_map
 from tests.oracles import losses as oracle
 
+pytestmark = pytest.mark.usefixtures("quick")
 WEIGHTS = {
     "dice": 1.0,
     "tversky": 0.3,

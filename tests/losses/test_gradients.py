@@ -13,6 +13,7 @@ from tests.losses.cases import LOSSES, SPACE, every_loss, gradient, loss, random
 from tests.oracles import losses as oracle
 from tests.oracles import partitions
 
+pytestmark = pytest.mark.usefixtures("quick")
 OPTIONS: list[tuple[str, dict[str, Any]]] = [
     ("dice", {}),
     ("cross_entropy", {}),

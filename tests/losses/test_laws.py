@@ -29,6 +29,7 @@ from tests.losses.cases import (
     statistics,
 )
 
+pytestmark = pytest.mark.usefixtures("quick")
 ADAPTIVE = {"grid": 1, "absent": "skip"}
 THROUGH, STOP = (
     jax.jit(jax.value_and_grad(partial(losses.adaptive_region_specific, adaptive_gradient=mode, **ADAPTIVE)))

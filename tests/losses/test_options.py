@@ -22,6 +22,7 @@ from tests.losses.cases import (
 )
 from tests.oracles import partitions
 
+pytestmark = pytest.mark.usefixtures("quick")
 SHAPE = (2, *SPACE)
 IDS = np.random.default_rng(1).choice([0, 1, 2, 3, -1, 4], SHAPE).astype(np.int32)
 HALF = partitions.grid(SHAPE, 2, 2, 2)

@@ -16,6 +16,7 @@ from ars_jax.gradients import pytorch
 from ars_jax.losses import presets
 from ars_jax.losses.regions import pooling_bounds
 
+pytestmark = pytest.mark.usefixtures("quick")
 STORED = Path(__file__).with_name("presets.npz")
 SPACES = {"3-D": (6, 5, 4), "2-D": (9, 7)}
 """Of two samples each; a grid of 2 divides some sides, and of 3 others, so that bins overlap along the rest."""

@@ -10,6 +10,7 @@ import pytest
 from ars_jax import losses
 from tests.losses.cases import DIVISIBLE, SPACE, random_case, region_map
 
+pytestmark = pytest.mark.usefixtures("quick")
 WEIGHTS = {**dict.fromkeys(DIVISIBLE, 0.5), "cross_entropy": 1.0, "adaptive_region_specific": 2.0}
 LOGITS, LABELS = random_case(1, SPACE, batch=4)
 WHERE = np.random.default_rng(2).random(LABELS.shape) < 0.8

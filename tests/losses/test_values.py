@@ -8,6 +8,7 @@ import pytest
 from tests.losses.cases import SPACE, loss, random_case, random_mask, statistics
 from tests.oracles import losses as oracle
 
+pytestmark = pytest.mark.usefixtures("quick")
 OPTIONS: list[tuple[str, dict[str, Any]]] = [
     ("dice", {}),
     ("dice", {"absent": "skip", "reduction": "mean"}),
