@@ -137,7 +137,7 @@ def test_a_run_that_another_process_is_at_is_left_to_it(config: Config, trained:
 
 
 def test_what_a_killed_run_left_half_written_is_deleted(config: Config, trained: list[str]) -> None:
-    left = config.run.dir / "runs/B/seed1/.plan.json.1-0123.tmp"
+    left = config.run.dir / "runs/B/seed1/.plan.json.1-01234567.tmp"
     left.parent.mkdir(parents=True)
     left.touch()
     experiment.run_experiment(config, TWO)
