@@ -20,6 +20,7 @@ from orbax.checkpoint import checkpoint_managers
 from orbax.checkpoint.path import atomicity
 
 from ars_jax.errors import UserError
+from ars_jax.processes import is_lost
 
 Which = Literal["best", "newest"]
 
@@ -35,7 +36,7 @@ class Checkpoints(ocp.CheckpointManager):
 
     def metrics(self, step: int) -> Any:
         """The score that a checkpoint was saved with; None for one without, or with one that cannot be read."""
-        with suppress(ValueError, OSError):
+        with suppress(ValueError, OSError, RecursionError):
             metrics = super().metrics(step)
             if isinstance(metrics, dict) and isinstance(metrics.get("mean_dsc"), int | float):
                 return metrics
@@ -191,6 +192,8 @@ def _failure_told(manager: Checkpoints) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:
+        if is_lost(error):  # not the disk, but another process
+            raise
         full = "No space left on device" in str(error)
         found = "no space left on the device" if full else f"{type(error).__name__}: {error}"
         wanted = "room for a checkpoint" if full else "a place for checkpoints"

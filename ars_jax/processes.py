@@ -164,6 +164,12 @@ def from_first(make: Callable[[], T]) -> T:
     return gather(make() if is_first() else None)[0]  # pyright: ignore[reportReturnType]
 
 
+def is_lost(error: BaseException) -> bool:
+    """Whether a collective failed, as it does when another process is not there any more."""
+    failed = isinstance(error, jax.errors.JaxRuntimeError | ValueError)  # orbax makes one the other
+    return count() > 1 and failed and any(word in str(error).lower() for word in _LOST)
+
+
 def barrier() -> None:
     """Waits until every process has come here."""
     gather(None)
@@ -247,7 +253,7 @@ def _watch(stopped: threading.Event) -> None:
 def _end(error: BaseException) -> NoReturn:
     """Says why to this process's user and to the other processes, and leaves without waiting for them."""
     assert _watching is not None
-    if isinstance(error, jax.errors.JaxRuntimeError) and any(word in str(error).lower() for word in _LOST):
+    if is_lost(error):
         time.sleep(2 * _POLL_SECONDS)  # the cause may just be on its way, and is then told instead
         message, status = f"another process was lost ({_short(error)}); see its output; with --resume it goes on", 1
     elif told := as_told(error):

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ars_jax import checkpoint
+from ars_jax import checkpoint, processes
 from ars_jax.checkpoint import check_saved, checkpoints, find_step, restore, save, set_damaged_aside
 from ars_jax.errors import UserError
 from ars_jax.mesh import make_mesh, replicated
@@ -237,7 +237,10 @@ def test_a_fault_of_the_machine_is_no_damage(three: Path, tmp_path: Path, monkey
         restore(manager, 3, items(0))
 
 
-@pytest.mark.parametrize("damage", [flipped, truncated, Path.unlink, lambda path: path.write_text("[]")])
+@pytest.mark.parametrize(
+    "damage",
+    [flipped, truncated, Path.unlink, lambda path: path.write_text("[]"), lambda path: path.write_text("[" * 100_000)],
+)
 def test_a_damaged_score_does_not_choose_another_best(
     three: Path, tmp_path: Path, damage: Callable[[Path], object]
 ) -> None:
@@ -324,6 +327,16 @@ def test_a_full_disk_is_told_and_leaves_the_earlier_checkpoints(three: Path, tmp
         assert [str(step) for step in manager.all_steps()] == before
         assert find_step(manager, "best") == 1
         assert bits(restore(manager, 3, items(0))) == bits(items(3))
+
+
+def test_a_process_that_was_lost_is_not_told_as_a_full_disk(
+    three: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = ValueError("UNKNOWN: Gloo AllGather failed: Connection closed by peer")
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    with pytest.raises(ValueError, match="closed by peer"), checkpoints(copied(three, tmp_path)) as manager:
+        monkeypatch.setattr(type(manager), "wait_until_finished", lambda _: (_ for _ in ()).throw(lost))
+        check_saved(manager, wait=True)
 
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:

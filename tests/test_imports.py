@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "matrix": {"errors", "config", "ranges"},
     "options": {"errors", "files", "config", "ranges", "matrix"},
     "arguments": {"config", "options"},
-    "checkpoint": {"errors"},
+    "checkpoint": {"errors", "processes"},
     "predict": {"errors", "files", "data", "models", "mesh", "config", "checkpoint"},
     "evaluate": {"errors", "files", "data", "metrics", "predict"},
     "memory": {"errors"},

@@ -72,14 +72,38 @@ def nifti_spacing(path: Path) -> tuple[float, ...]:
     Raises:
         EOFError, OSError, zlib.error: no whole header.
     """
-    with _opened(path) as stream:
-        head = stream.read(_HEAD_BYTES)
-    if len(head) < 348:
-        raise EOFError("the header ends early")
-    second = 540 in (int.from_bytes(head[:4], order) for order in ("little", "big"))  # a NIfTI-2 header's length
-    order = "<" if int.from_bytes(head[:4], "little") in (348, 540) else ">"
+    head, order, second = _nifti_head(path)
     z, y, x = np.frombuffer(head, f"{order}f8" if second else f"{order}f4", 3, 112 if second else 80)[::-1]
     return float(z), float(y), float(x)
+
+
+def nifti_is_placed(path: Path) -> bool:
+    """Whether a header's qform and sform, as far as they count, are numbers; ITK may take others in their place.
+
+    Args:
+        path: a .nii or .nii.gz file.
+
+    Returns:
+        False where NaN or infinity is among them.
+
+    Raises:
+        EOFError, OSError, zlib.error: no whole header.
+    """
+    head, order, second = _nifti_head(path)
+    codes = np.frombuffer(head, f"{order}i4" if second else f"{order}i2", 2, 344 if second else 252)
+    numbers = np.frombuffer(head, f"{order}f8" if second else f"{order}f4", 18, 352 if second else 256)
+    qform, sform = numbers[:6], numbers[6:]
+    return bool(all(np.isfinite(form).all() for form, code in zip((qform, sform), codes, strict=True) if code > 0))
+
+
+def _nifti_head(path: Path) -> tuple[bytes, str, bool]:
+    """The bytes of a header, its byte order, and whether it is of the second kind."""
+    with _opened(path) as stream:
+        head = stream.read(_HEAD_BYTES)
+    second = 540 in (int.from_bytes(head[:4], order) for order in ("little", "big"))  # a NIfTI-2 header's length
+    if len(head) < (540 if second else 348):
+        raise EOFError("the header ends early")
+    return head, "<" if int.from_bytes(head[:4], "little") in (348, 540) else ">", second
 
 
 def _opened(path: Path) -> BinaryIO:

@@ -18,7 +18,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ars_jax.data.geometry import Geometry, in_words, mismatches
-from ars_jax.data.streams import check_metaimage, dicom_kind, is_beside, nifti_nonfinite, nifti_spacing
+from ars_jax.data.streams import check_metaimage, dicom_kind, is_beside, nifti_is_placed, nifti_nonfinite, nifti_spacing
 from ars_jax.errors import UserError
 
 sitk.ProcessObject.SetGlobalWarningDisplay(False)
@@ -215,18 +215,20 @@ def _header(path: Path) -> sitk.ImageFileReader:
             raise _fault(path, "a sheared affine", "axes at right angles", "correct sform and qform") from error
         raise _fault(path, _cause(error)) from error
     if _READERS[_suffix(path)] == "NiftiImageIO":
-        _check_spacing(path)
+        _check_nifti(path)
     return reader
 
 
-def _check_spacing(path: Path) -> None:
-    """Raises where a NIfTI header has no spacing, for which ITK would take 1 mm."""
+def _check_nifti(path: Path) -> None:
+    """Raises where a NIfTI header has no spacing or place, for which ITK would take others."""
     try:
-        sides = nifti_spacing(path)
+        sides, placed = nifti_spacing(path), nifti_is_placed(path)
     except (OSError, EOFError, zlib.error) as error:
         raise _fault(path, f"an incomplete or damaged file ({_cause(error)})") from error
     if not all(0 < side < math.inf for side in sides):
         raise _fault(path, f"spacing {in_words(sides, ' mm')} in pixdim", "positive sides", "correct the header")
+    if not placed:
+        raise _fault(path, "NaN or infinity in qform or sform", "numbers", "correct the header")
 
 
 def _read_file(path: Path) -> tuple[sitk.Image, np.ndarray | None]:

@@ -278,7 +278,7 @@ def _not_comparable(name: str, oracle: Oracle) -> str:
     if oracle != "pytorch":
         return ""
     if not pytorch.available():
-        return "PyTorch is not installed: pip install 'ars_jax[torch]'"
+        return "PyTorch is not installed: pip install torch"
     return "" if name in pytorch.names() else "no such loss in PyTorch, or MONAI is not installed"
 
 

@@ -59,7 +59,7 @@ def loss(name: str) -> Callable[..., torch.Tensor]:
         ValueError: a name that cannot be computed here.
     """
     if name not in names():
-        offered = ", ".join(names()) or "none: PyTorch is not installed, pip install 'ars_jax[torch]'"
+        offered = ", ".join(names()) or "none: PyTorch is not installed, pip install torch"
         raise ValueError(f"name (={name!r}) must be a loss that PyTorch can compute here: {offered}")
     return (WRITTEN_OUT | MONAI)[name]
 

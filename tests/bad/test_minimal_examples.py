@@ -51,6 +51,22 @@ def test_a_header_without_a_spacing_is_refused_instead_of_taken_for_a_millimetre
         read_volume(nifti(tmp_path, at80=spacing))
 
 
+@pytest.mark.parametrize(("place", "code"), [(280, 254), (300, 254), (256, 252), (276, 252)])
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_a_place_that_is_no_number_is_refused(tmp_path: Path, place: int, code: int, number: float) -> None:
+    """In the form that counts; ITK may take another place instead."""
+    path = tmp_path / "a.nii"
+    write_volume(path, RAMP)
+    content = bytearray(path.read_bytes())
+    for form in (252, 254):
+        struct.pack_into("<h", content, form, int(form == code))
+    struct.pack_into("<f", content, place, number)
+    path.write_bytes(content)
+    for read in (read_volume, read_geometry):
+        with pytest.raises(UserError, match=r"NaN or infinity|orthogonal|right angles|whole 3-D volume"):
+            read(path)
+
+
 @pytest.mark.parametrize("spacing", [1e30, 1e-30])
 def test_a_spacing_beyond_any_scanner_is_refused(tmp_path: Path, spacing: float) -> None:
     with pytest.raises(UserError, match=r"found spacing .* wanted 1e-06 to 10000 mm"):
