@@ -20,6 +20,7 @@ def assert_same_step(found: Result, expected: Result) -> None:
     (state, metrics), (single_state, single_metrics) = found, expected
     np.testing.assert_array_equal(state.step, single_state.step)
     for value, single_value in zip(jax.tree.leaves(metrics), jax.tree.leaves(single_metrics), strict=True):
+        assert np.isfinite(single_value).all()
         np.testing.assert_allclose(value, single_value, rtol=1e-5)
 
     def pairs(part: Callable[[TrainState], Any]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -31,6 +32,6 @@ def assert_same_step(found: Result, expected: Result) -> None:
     moments = list(pairs(lambda one: tree_utils.tree_get(one.opt_state, "mu")))
     largest = max(np.abs(single).max() for single, _ in moments)
     for (before, after), (single, spread) in zip(pairs(lambda one: one.params), moments, strict=True):
-        np.testing.assert_allclose(spread, single, atol=1e-5 * largest)
+        np.testing.assert_allclose(spread, single, atol=1e-5 * np.abs(single).max())
         clear = np.abs(single) > 1e-4 * largest
         np.testing.assert_allclose(after[clear], before[clear], atol=1e-5)

@@ -48,10 +48,12 @@ def batch() -> dict[str, np.ndarray]:
     """Random volumes, each with one organ that nobody drew."""
     rng, shapes = np.random.default_rng(0), batch_shapes(BATCH, CANVAS, CLASSES)
     labelled = np.ones(shapes["labelled"].shape, bool)
-    labelled[np.arange(BATCH), 1 + np.arange(BATCH) % 2] = False
+    undrawn = 1 + np.arange(BATCH) % 2
+    labelled[np.arange(BATCH), undrawn] = False
     image = rng.normal(size=shapes["image"].shape).astype(np.float32)
     # Coarse labels, so that their regions differ.
     label = rng.integers(0, CLASSES, (BATCH, CANVAS[0] // 8, 2, 2)).repeat(8, 1).repeat(8, 2).repeat(8, 3)
+    label[label == undrawn[:, None, None, None]] = 0
     return {"image": image, "label": label.astype(np.uint8), "labelled": labelled}
 
 
