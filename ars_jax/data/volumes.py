@@ -252,9 +252,11 @@ def _check_axes(path: Path, size: Sequence[int], components: int) -> None:
 
 
 def _check_voxels(path: Path, size: Sequence[int]) -> None:
-    """Raises where a header asks for more memory than any volume needs."""
+    """Raises where there is no voxel, and where a header asks for more memory than any volume needs."""
+    sides = " x ".join(str(side) for side in size)
+    if not math.prod(size):
+        raise _fault(path, f"{sides} voxels (x first)")
     if math.prod(size) > _MOST_VOXELS:
-        sides = " x ".join(str(side) for side in size)
         raise _fault(path, f"{sides} voxels (x first)", f"at most {_MOST_VOXELS} voxels", "correct the header, or crop")
 
 

@@ -51,6 +51,16 @@ def test_a_header_without_a_spacing_is_refused_instead_of_taken_for_a_millimetre
         read_volume(nifti(tmp_path, at80=spacing))
 
 
+@pytest.mark.parametrize("sides", ["0 8 8", "8 8 0"])
+def test_a_volume_without_voxels_is_refused(tmp_path: Path, sides: str) -> None:
+    path = tmp_path / "a.mha"
+    header = f"ObjectType = Image\nNDims = 3\nDimSize = {sides}\nElementType = MET_SHORT\nElementDataFile = LOCAL\n"
+    path.write_bytes(header.encode() + bytes(1024))
+    for read in (read_volume, read_geometry):
+        with pytest.raises(UserError, match=r"a.mha: found .*0 voxels|a.mha: found 0 x"):
+            read(path)
+
+
 @pytest.mark.parametrize(("place", "code"), [(280, 254), (300, 254), (256, 252), (276, 252)])
 @pytest.mark.parametrize("number", [math.nan, math.inf])
 def test_a_place_that_is_no_number_is_refused(tmp_path: Path, place: int, code: int, number: float) -> None:
