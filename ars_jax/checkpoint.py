@@ -125,8 +125,7 @@ def set_damaged_aside(folder: Path, items: Iterable[str]) -> tuple[int, dict[int
     _drop_damaged_times(folder)
     damaged: dict[int, str] = {}
     for step in (steps := sorted(_steps(folder), reverse=True)):
-        scored = ["metrics"] if (folder / str(step) / "metrics").exists() else []
-        if reason := _damage(folder / str(step), [*items, *scored]):
+        if reason := _damage(folder / str(step), items) or _damage_of_score(folder / str(step)):
             damaged[step] = reason
     if len(damaged) == len(steps):
         raise _damaged(folder, "; ".join(f"checkpoint {step}: {reason}" for step, reason in damaged.items()))
@@ -216,7 +215,7 @@ def find_step(manager: Checkpoints, which: Which) -> int:
     """
     for other in manager.all_steps() if which == "best" else ():
         folder = _folder(manager, other)
-        if (folder / "metrics").exists() and (reason := _damage(folder, ["metrics"])):
+        if reason := _damage_of_score(folder):
             raise _damaged(folder, reason)
     step = manager.best_step() if which == "best" else manager.latest_step()
     if step is None and which == "best" and manager.all_steps():
@@ -275,6 +274,11 @@ def _damage(folder: Path, items: Iterable[str]) -> str | None:
     """What is wrong with the files of a checkpoint's items; without digests most damage shows when they are read."""
     digested = _has_digests(folder)
     return next((reason for name in items if (reason := _damage_of_item(folder / name, digested))), None)
+
+
+def _damage_of_score(folder: Path) -> str | None:
+    """What is wrong with a checkpoint's score, which not every one has."""
+    return _damage(folder, ["metrics"]) if (folder / "metrics").exists() else None
 
 
 def _has_digests(folder: Path) -> bool:

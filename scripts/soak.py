@@ -38,7 +38,7 @@ from ars_jax.mesh import make_mesh, replicated
 from ars_jax.options import read_config
 from ars_jax.predict import make_model
 from ars_jax.report.runs import latest_steps, read_metrics
-from ars_jax.train.state import state_shapes
+from ars_jax.train.state import checkpoint_items, state_shapes
 from ars_jax.train.step import make_optimizer
 
 CASES, EPOCHS = 6, 40
@@ -324,12 +324,8 @@ def arrays(run: Path) -> dict[str, np.ndarray]:
     config, plan = read_config(run / "config.yaml"), read_plan(run / "plan.json")
     model = make_model(config.model, len(plan.labels) + 1)
     state = state_shapes(model, make_optimizer(config.optim, last_step(run)))
-    items = {
-        "model": {"params": state.params, "batch_stats": state.batch_stats},
-        "training": {"step": state.step, "opt_state": state.opt_state, "key": state.key},
-    }
     lying = replicated(make_mesh(1))
-    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=lying), items)
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=lying), checkpoint_items(state))
     with checkpoints(run / "checkpoints", read_only=True) as manager:
         restored = restore(manager, find_step(manager, "newest"), like)
     restored["training"]["key"] = jax.random.key_data(restored["training"]["key"])

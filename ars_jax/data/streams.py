@@ -60,50 +60,30 @@ def nifti_nonfinite(path: Path, *, offset: int, bits: int, floating: bool, voxel
     return None if finite.all() else ~finite
 
 
-def nifti_spacing(path: Path) -> tuple[float, ...]:
-    """Reads the spacing as the header has it; ITK gives 1 mm where there is none.
+def nifti_place(path: Path) -> tuple[tuple[float, float, float], bool]:
+    """Reads spacing and place as the header has them; ITK gives others where there are none.
 
     Args:
         path: a .nii or .nii.gz file.
 
     Returns:
-        mm along z, y, x.
+        mm along z, y, x, and whether qform and sform, as far as they count, are numbers.
 
     Raises:
         EOFError, OSError, zlib.error: no whole header.
     """
-    head, order, second = _nifti_head(path)
-    z, y, x = np.frombuffer(head, f"{order}f8" if second else f"{order}f4", 3, 112 if second else 80)[::-1]
-    return float(z), float(y), float(x)
-
-
-def nifti_is_placed(path: Path) -> bool:
-    """Whether a header's qform and sform, as far as they count, are numbers; ITK may take others in their place.
-
-    Args:
-        path: a .nii or .nii.gz file.
-
-    Returns:
-        False where NaN or infinity is among them.
-
-    Raises:
-        EOFError, OSError, zlib.error: no whole header.
-    """
-    head, order, second = _nifti_head(path)
-    codes = np.frombuffer(head, f"{order}i4" if second else f"{order}i2", 2, 344 if second else 252)
-    numbers = np.frombuffer(head, f"{order}f8" if second else f"{order}f4", 18, 352 if second else 256)
-    qform, sform = numbers[:6], numbers[6:]
-    return bool(all(np.isfinite(form).all() for form, code in zip((qform, sform), codes, strict=True) if code > 0))
-
-
-def _nifti_head(path: Path) -> tuple[bytes, str, bool]:
-    """The bytes of a header, its byte order, and whether it is of the second kind."""
     with _opened(path) as stream:
         head = stream.read(_HEAD_BYTES)
     second = 540 in (int.from_bytes(head[:4], order) for order in ("little", "big"))  # a NIfTI-2 header's length
     if len(head) < (540 if second else 348):
         raise EOFError("the header ends early")
-    return head, "<" if int.from_bytes(head[:4], "little") in (348, 540) else ">", second
+    order = "<" if int.from_bytes(head[:4], "little") in (348, 540) else ">"
+    code, number = (f"{order}i4", f"{order}f8") if second else (f"{order}i2", f"{order}f4")
+    z, y, x = map(float, np.frombuffer(head, number, 3, 112 if second else 80)[::-1])
+    codes = np.frombuffer(head, code, 2, 344 if second else 252)
+    numbers = np.frombuffer(head, number, 18, 352 if second else 256)
+    forms = zip(codes, (numbers[:6], numbers[6:]), strict=True)
+    return (z, y, x), all(bool(np.isfinite(form).all()) for counts, form in forms if counts > 0)
 
 
 def _opened(path: Path) -> BinaryIO:

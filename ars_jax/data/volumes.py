@@ -18,7 +18,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ars_jax.data.geometry import Geometry, in_words, mismatches
-from ars_jax.data.streams import check_metaimage, dicom_kind, is_beside, nifti_is_placed, nifti_nonfinite, nifti_spacing
+from ars_jax.data.streams import check_metaimage, dicom_kind, is_beside, nifti_nonfinite, nifti_place
 from ars_jax.errors import UserError
 
 sitk.ProcessObject.SetGlobalWarningDisplay(False)
@@ -222,7 +222,7 @@ def _header(path: Path) -> sitk.ImageFileReader:
 def _check_nifti(path: Path) -> None:
     """Raises where a NIfTI header has no spacing or place, for which ITK would take others."""
     try:
-        sides, placed = nifti_spacing(path), nifti_is_placed(path)
+        sides, placed = nifti_place(path)
     except (OSError, EOFError, zlib.error) as error:
         raise _fault(path, f"an incomplete or damaged file ({_cause(error)})") from error
     if not all(0 < side < math.inf for side in sides):

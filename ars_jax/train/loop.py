@@ -33,7 +33,7 @@ from ars_jax.train.inputs import Inputs, find_cases, make_augmentation, prepare_
 from ars_jax.train.interrupt import stopped_at_once, stopping
 from ars_jax.train.maps import write_maps
 from ars_jax.train.record import Recorder, Times, describe, has_ended, preparation_progress
-from ars_jax.train.state import TrainState, place_state, state_shapes
+from ars_jax.train.state import TrainState, checkpoint_items, place_state, state_shapes
 from ars_jax.train.step import make_optimizer
 from ars_jax.train.validate import validate
 from ars_jax.train.watch import say_stall, watched
@@ -220,7 +220,7 @@ def _run_steps(
         if validates or by:
             recorder.flush()  # raises where the loss is not finite: such a state is not saved
             at(number, "saving a checkpoint")
-            save(manager, number, _items(state), _meta(setup), scores["mean_dsc"] or 0.0 if scores else None)
+            save(manager, number, checkpoint_items(state), _meta(setup), scores["mean_dsc"] or 0.0 if scores else None)
             recorder.saved()
         if by:
             _stop(number, by, manager, recorder)
@@ -362,17 +362,9 @@ def _meta(setup: Setup) -> dict[str, Any]:
     return {"config": to_dict(setup.config), "plan": asdict(setup.inputs.plan)}
 
 
-def _items(state: TrainState) -> dict[str, Any]:
-    """Divides the state into what prediction needs and what only training needs."""
-    return {
-        "model": {"params": state.params, "batch_stats": state.batch_stats},
-        "training": {"step": state.step, "opt_state": state.opt_state, "key": state.key},
-    }
-
-
 def _restore_state(manager: Checkpoints, step: int, state: TrainState) -> TrainState:
     """Restores a checkpoint that is whole, of whatever mesh, as the first state lies."""
-    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), _items(state))
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), checkpoint_items(state))
     items = restore(manager, step, like, checked=True)
     return TrainState(**items["model"], **items["training"])
 

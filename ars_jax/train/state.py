@@ -50,6 +50,14 @@ def create_state(model: VNet, optimizer: optax.GradientTransformation, seed: int
     return TrainState(jnp.int32(0), params, variables["batch_stats"], optimizer.init(params), run_key)
 
 
+def checkpoint_items(state: TrainState) -> dict[str, Any]:
+    """Divides the state, or what has its form, into what prediction needs and what only training needs."""
+    return {
+        "model": {"params": state.params, "batch_stats": state.batch_stats},
+        "training": {"step": state.step, "opt_state": state.opt_state, "key": state.key},
+    }
+
+
 def state_shapes(model: VNet, optimizer: optax.GradientTransformation) -> TrainState:
     """Returns the shapes of the state of a training, without computing anything."""
     return jax.eval_shape(partial(create_state, model, optimizer, 0))

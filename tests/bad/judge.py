@@ -34,7 +34,7 @@ from ars_jax.errors import UserError
 from ars_jax.metrics import table
 from ars_jax.options import read_config
 from ars_jax.train import loop
-from ars_jax.train.state import TrainState
+from ars_jax.train.state import TrainState, checkpoint_items
 from ars_jax.train.step import make_optimizer
 from tests.bad.files import ABSOLUTE
 from tests.data.synthetic import LABELS
@@ -330,10 +330,6 @@ def _write_trained(base: Path) -> None:
     """A second run folder, with checkpoints that can be gone on from: the newest is also the best."""
     folder, state = base / "trained", _state(base)
     shutil.copytree(base / "run", folder, ignore=shutil.ignore_patterns("checkpoints", "evaluation", "metrics.jsonl"))
-    items = {
-        "model": {"params": state.params, "batch_stats": state.batch_stats},
-        "training": {"step": state.step, "opt_state": state.opt_state, "key": state.key},
-    }
     with checkpoints(folder / "checkpoints") as manager:
         for step in (1, 2):
-            save(manager, step, items, {"plan": {}}, step / 4)
+            save(manager, step, checkpoint_items(state), {"plan": {}}, step / 4)

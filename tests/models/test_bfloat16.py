@@ -13,16 +13,12 @@ from ars_jax import losses
 from ars_jax.models import Convolution, Downsampling, Upsampling, VNet
 from ars_jax.models.convolution import Form
 from ars_jax.models.vnet import Remat
-from tests.small_runs import quick_compilation
 
 MODEL = VNet(3, "released", 2, 1, 0.5, form="native", dtype=jnp.bfloat16)
 SHAPE = (1, 32, 16, 16)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with quick_compilation(tmp_path_factory.getbasetemp()):
-        yield
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 def shapes_of(model: VNet) -> Any:

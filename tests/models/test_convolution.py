@@ -1,7 +1,7 @@
 """Every form of a convolution is the same sum; the automatic one suits the platform that it is compiled for."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -20,7 +20,6 @@ from ars_jax.models.convolution import (
     convolve,
     winograd_matrices,
 )
-from tests.compilation import quick_compilation
 
 FORMS: tuple[Form, ...] = ("auto", "divided", "depth_sum", "depth_fold", "matmul")
 SHAPES = {
@@ -46,10 +45,7 @@ CHOSEN = {
 ROUNDING = 2e-5
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with quick_compilation(tmp_path_factory.getbasetemp()):
-        yield
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 def arrays(shape: tuple[int, ...], side: int, features: int = 2) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,6 +1,6 @@
 """Every form of a layer is the same sum, with the same parameters."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, get_args
 
 import jax
@@ -10,15 +10,11 @@ import pytest
 
 from ars_jax.models import Convolution, Downsampling, PReLU, Upsampling, VNet
 from ars_jax.models.convolution import Form
-from tests.compilation import quick_compilation
 
 LAYER = ("NDHWC", "DHWIO", "NDHWC")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with quick_compilation(tmp_path_factory.getbasetemp()):
-        yield
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 def with_gradients(function: Callable[..., jax.Array], *arguments: np.ndarray, slope: np.ndarray) -> list[np.ndarray]:

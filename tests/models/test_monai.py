@@ -1,6 +1,6 @@
 """The variant "monai" is MONAI's `VNet`: the same logits and gradients from the same weights."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -17,17 +17,13 @@ import torch
 from monai.networks.nets.vnet import VNet as MonaiVNet
 
 from ars_jax.models import VNet
-from tests.compilation import quick_compilation
 from tests.models.monai_vnet import UP, narrow_vnet, params_of, statistics_of
 
 SHAPE = (2, 32, 16, 32)
 """At the deepest stage 2 x 2 x 1 x 2 voxels are left for the batch statistics."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with quick_compilation(tmp_path_factory.getbasetemp()):
-        yield
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 class DropEveryThird(torch.nn.Module):

@@ -1,6 +1,6 @@
 """Volumes laid out for a TPU: layers and networks compute what they do with plain ones, from the same parameters."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import chex
@@ -26,16 +26,12 @@ from ars_jax.models.packing import (
     spread_volumes,
     stage_layouts,
 )
-from tests.small_runs import quick_compilation
 
 LAYOUTS = [Layout((2, 2, 1), 4), Layout((2, 2, 2), 2), Layout((1, 2, 1), 1)]
 SHAPE = (2, 4, 8, 16)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with quick_compilation(tmp_path_factory.getbasetemp()):
-        yield
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 def volume(shape: tuple[int, ...], seed: int = 0) -> jax.Array:

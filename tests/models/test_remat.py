@@ -1,7 +1,6 @@
 """What the backward pass keeps is a policy: it changes no parameter, no output and no gradient."""
 
 import functools
-from collections.abc import Iterator
 from typing import Any, get_args
 
 import chex
@@ -13,7 +12,6 @@ import pytest
 from ars_jax.models import VNet
 from ars_jax.models.convolution import Form
 from ars_jax.models.vnet import Remat
-from tests.small_runs import quick_compilation
 
 POLICIES: tuple[Remat, ...] = get_args(Remat)
 SHAPE = (1, 64, 16, 16)
@@ -23,10 +21,7 @@ DEPTHS = (64, 32, 16, 8, 4)
 """Of the volumes of the stages; no side of a kernel is among them."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with quick_compilation(tmp_path_factory.getbasetemp()):
-        yield
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 def network(remat: Remat, dtype: str = "float32", form: Form = "native", kernel_size: int = 1) -> VNet:

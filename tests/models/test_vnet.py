@@ -1,6 +1,5 @@
 """The V-Net: the size of its variants, its shapes and its modes."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import chex
@@ -11,13 +10,8 @@ import pytest
 
 from ars_jax.models import VNet
 from ars_jax.models.vnet import Variant
-from tests.small_runs import quick_compilation
 
-
-@pytest.fixture(scope="module", autouse=True)
-def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with quick_compilation(tmp_path_factory.getbasetemp()):
-        yield
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 CONVOLUTIONS: dict[Variant, tuple[tuple[int, ...], tuple[int, ...]]] = {

@@ -2,7 +2,6 @@
 
 import math
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -21,7 +20,6 @@ from ars_jax.predict import make_model
 from ars_jax.train.compile import batch_shapes, lower_step
 from ars_jax.train.state import create_state, state_shapes
 from ars_jax.train.step import make_optimizer
-from tests.small_runs import quick_compilation
 from tests.train.same_step import Result, assert_same_step
 
 CLASSES, BATCH, CANVAS = 3, 4, (128, 16, 16)
@@ -38,10 +36,7 @@ MODEL, OPTIMIZER = make_model(CONFIG.model, CLASSES), make_optimizer(CONFIG.opti
 SHAPES = state_shapes(MODEL, OPTIMIZER)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with quick_compilation(tmp_path_factory.getbasetemp()):
-        yield
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 def batch() -> dict[str, np.ndarray]:

@@ -38,7 +38,7 @@ from ars_jax.train import compile, loop
 from ars_jax.train.inputs import make_augmentation
 from ars_jax.train.maps import write_maps
 from ars_jax.train.record import Recorder
-from ars_jax.train.state import create_state
+from ars_jax.train.state import checkpoint_items, create_state
 from ars_jax.train.step import make_optimizer
 from tests.data.synthetic import LABELS, PLAN
 from tests.small_runs import (
@@ -175,7 +175,7 @@ def state_bits(run: Path, step: int = STEPS) -> dict[str, bytes]:
     sharding = replicated(make_mesh(1))
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), jax.eval_shape(create))
     with checkpoints(run / "checkpoints") as manager:
-        items = restore(manager, step, loop._items(like))
+        items = restore(manager, step, checkpoint_items(like))
     items["training"]["key"] = jax.random.key_data(items["training"]["key"])
     leaves = jax.tree_util.tree_leaves_with_path(items)
     return {jax.tree_util.keystr(path): np.asarray(leaf).tobytes() for path, leaf in leaves}

@@ -12,15 +12,12 @@ import pytest
 from ars_jax.cli import main
 from ars_jax.data.loader import Batch
 from ars_jax.train import loop
-from tests.small_runs import lines_of, quick_compilation, write_config, write_data_set
+from tests.small_runs import lines_of, write_config, write_data_set
 
 STEPS = 6
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with quick_compilation(tmp_path_factory.getbasetemp()):
-        yield
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 def train(*words: object) -> int:

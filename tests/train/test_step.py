@@ -28,16 +28,13 @@ from ars_jax.train.record import Recorder
 from ars_jax.train.state import TrainState, place_state
 from ars_jax.train.step import make_loss, make_optimizer, train_step
 from tests.data.synthetic import LABELS, PLAN, ct, grid
-from tests.small_runs import DEVICES, quick_compilation, write_config
+from tests.small_runs import DEVICES, write_config
 
 OBJECTIVES = get_args(Objective)
 CANVAS = (16, 16, 16)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with quick_compilation(tmp_path_factory.getbasetemp()):
-        yield
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 def small_sample(seed: int) -> Sample:
