@@ -136,10 +136,10 @@ def gradcheck_arguments(parser: ArgumentParser) -> None:
         "--losses", type=str, default=None, help="losses and presets, e.g. dice,monai_dice; default all"
     )
     parser.add_argument(
-        "--grid",
+        "--regions",
         type=int | list[int] | None,
         default=None,
-        help="regions per axis, e.g. 8 or '[8,8,4]'; 16 by default, or the side where that is less",
+        help="number per axis, e.g. 8 or '[8,8,4]'; 16 by default, or the side where that is less",
     )
     parser.add_argument("--dtype", type=Literal["float64", "float32"], default="float64", help="what is computed in")
     parser.add_argument(
@@ -152,7 +152,7 @@ def gradcheck_arguments(parser: ArgumentParser) -> None:
         "--options",
         type=dict[str, Any] | None,
         default=None,
-        help='of those losses that have them, e.g. \'{"reduction": "class_mean", "a": 0.2}\'',
+        help='of those losses that have them, e.g. \'{"reduction": "class_mean", "min_penalty": 0.2}\'',
     )
     parser.add_argument("--seed", type=int, default=0, help="decides the phantom and the directions of differences")
     parser.add_argument("--json", type=Path, default=None, help="file for the comparisons")
@@ -178,10 +178,11 @@ def gradients_arguments(parser: ArgumentParser) -> None:
         "--seed", type=int, default=0, help="decides the phantom, which is taken without run and arrays"
     )
     parser.add_argument(
-        "--grid", type=int | list[int] | None, default=None, help="regions per axis; the run's by default, else 16"
+        "--regions", type=int | list[int] | None, default=None, help="number per axis; the run's by default, else 16"
     )
-    parser.add_argument("--a", type=float | None, default=None, help="smallest penalty; the run's by default, else 0.3")
-    parser.add_argument("--b", type=float | None, default=None, help="its range; the run's by default, else 0.4")
+    for name, what, paper in (("min_penalty", "smallest penalty", 0.3), ("penalty_range", "its range", 0.4)):
+        text = f"{what}; the run's by default, else {paper}"
+        parser.add_argument(f"--{name}", type=float | None, default=None, help=text)
     modes = Literal["through", "stop"] | None
     parser.add_argument("--adaptive_gradient", type=modes, default=None, help="the run's by default, else through")
     parser.add_argument("--organ", type=str | None, default=None, help="whose regions are drawn; the worst by default")

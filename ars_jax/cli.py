@@ -2,12 +2,15 @@
 
 import logging
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
+import ars_jax
 from ars_jax.arguments import (
     check_arguments,
     demo_arguments,
@@ -36,6 +39,7 @@ from ars_jax.commands import (
     train_command,
 )
 from ars_jax.errors import StoppedError, as_told
+from ars_jax.losses._checks import ObjectiveWarning
 from ars_jax.options import as_user_error, make_parser
 
 Command = Callable[[Namespace, Console], None]
@@ -63,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments = _parser().parse_args(words or ["--help"])
         command, _ = _COMMANDS[arguments.subcommand]
         given = arguments[arguments.subcommand]
-        with _ready_for_jax(given):
+        with _ready_for_jax(given), _warnings_in_one_line(errors):
             command(given, console)
     except FaultsShownError:
         return 1
@@ -86,6 +90,22 @@ def _hint(words: Sequence[str], train: str) -> str:
     again = "the same command goes on"
     hints = {"train": again if "--resume" in words else train, "experiment": again, "demo": again}
     return f"; {hints[words[0]]}" if words and words[0] in hints else ""
+
+
+@contextmanager
+def _warnings_in_one_line(errors: Console) -> Iterator[None]:
+    """Shows a warning of an objective without the place in the code; others stay as they are."""
+    with warnings.catch_warnings():
+        shown = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
+            if issubclass(category, ObjectiveWarning):
+                errors.print(f"ars-jax: warning: {message}")
+            else:
+                shown(message, category, *place)
+
+        warnings.showwarning = show  # pyright: ignore[reportAttributeAccessIssue]
+        yield
 
 
 @contextmanager
@@ -151,7 +171,7 @@ def _parser() -> ArgumentParser:
     description = (
         "Adaptive region-specific losses for 3-D medical image segmentation: train, predict, evaluate, report."
     )
-    parser = make_parser(prog="ars-jax", description=description)
+    parser = make_parser(prog="ars-jax", description=description, version=ars_jax.__version__)
     commands = parser.add_subcommands()
     for name, (_, add_arguments) in _COMMANDS.items():
         command = make_parser(description=_HELP[name])

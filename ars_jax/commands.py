@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from ars_jax.arguments import DEMO_CASES
-from ars_jax.config import Config, LossConfig
+from ars_jax.config import Config
 from ars_jax.errors import UserError
 from ars_jax.options import build_config, build_experiment, preset, read_config
 from ars_jax.ranges import check_config
@@ -222,7 +222,7 @@ def gradcheck_command(arguments: Namespace, console: Console) -> None:
     from ars_jax.laboratory.gradcheck import (
         check_gradients,
         describe,
-        fitting_grid,
+        fitting_regions,
         remarks,
         render,
         write_comparisons,
@@ -231,14 +231,16 @@ def gradcheck_command(arguments: Namespace, console: Console) -> None:
     if arguments.json is not None:
         check_place(arguments.json)
     case = from_phantom(arguments.seed) if arguments.arrays is None else from_npz(arguments.arrays)
-    grid = fitting_grid(case, arguments.grid)
+    regions = fitting_regions(case, arguments.regions)
     names = None if arguments.losses is None else [name.strip() for name in arguments.losses.split(",") if name.strip()]
     how = {key: arguments[key] for key in ("dtype", "options", "tolerance", "seed")}
     with _bar(console, "checking") as update:
-        rows = check_gradients(case, names=names, grid=grid, **how, progress=update)
-    console.print(render(rows, describe(case, grid, arguments.dtype)))
+        rows = check_gradients(case, names=names, regions=regions, **how, progress=update)
+    console.print(render(rows, describe(case, regions, arguments.dtype)))
     if arguments.json is not None:
-        write_comparisons(arguments.json, rows, {"case": case.source, "shape": case.logits.shape, "grid": grid, **how})
+        write_comparisons(
+            arguments.json, rows, {"case": case.source, "shape": case.logits.shape, "regions": regions, **how}
+        )
     for line in remarks(rows):
         console.print(line, soft_wrap=True)
     if arguments.json is not None:
@@ -251,21 +253,22 @@ def gradients_command(arguments: Namespace, console: Console) -> None:
     """Runs `ars-jax gradients`."""
     from ars_jax.laboratory.gradients import render, study, with_options
     from ars_jax.laboratory.scenes import predicted_scene, scene_of_arrays
+    from ars_jax.losses import Objective
     from ars_jax.predict import load_network
     from ars_jax.train.inputs import scored_cases
 
     named = {name: arguments[name] for name in ("case", "image", "labels")}
     if arguments.run is None:
         scene = scene_of_arrays(arguments.arrays, arguments.seed, **named)
-        config = LossConfig(adaptive_gradient="through")
+        config = Objective(adaptive_gradient="through")
     else:
         run_config = _run_config(arguments.run)
         network = load_network(arguments.run, run_config, arguments.checkpoint)
         validation = partial(scored_cases, arguments.run, run_config, None, "validation")
         others = {"arrays": arguments.arrays, "values": run_config.data.labels}
         scene, config = predicted_scene(network, validation, **named, **others), run_config.loss
-    options = {name: arguments[name] for name in ("grid", "a", "b", "adaptive_gradient")}
-    config = with_options(config, scene.case, **options, whole_grid=arguments.run is None)
+    options = {name: arguments[name] for name in ("regions", "min_penalty", "penalty_range", "adaptive_gradient")}
+    config = with_options(config, scene.case, **options, paper_regions=arguments.run is None)
     summary = study(scene, config, arguments.out, arguments.organ)
     console.print(render(summary))
     console.print(f"figures, volumes and numbers in {arguments.out}", soft_wrap=True)

@@ -7,17 +7,7 @@ from typing import Literal
 import yaml
 
 from ars_jax.data.plan import Plan
-
-Objective = Literal[
-    "cross_entropy",
-    "dice",
-    "baseline",
-    "baseline+rs",
-    "baseline+ars",
-    "focal_tversky",
-    "generalized_dice",
-    "sensitivity_specificity",
-]
+from ars_jax.losses import Objective
 
 Layout = Literal["auto", "msd", "folders", "btcv", "lits", "pddca", "dicom"]
 Convention = Literal["paper-boundary", "paper-volume", "monai", "medpy", "deepmind"]
@@ -130,48 +120,6 @@ class ModelConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class LossConfig:
-    """The objective; see ars_jax.losses.
-
-    Args:
-        objective: one of the paper's five (baseline is Dice plus cross-entropy, rs and ars add a regional term), or one
-            of the three that it compares with, alone.
-        region_weight: weight of the regional term beside the baseline, which the paper does not give.
-        cross_entropy_weight: weight of the cross-entropy, the paper's lambda, which it does not give.
-        cross_entropy_reduction: mean over voxels, or the paper's literal sum.
-        grid: regions per axis (the paper: 16).
-        region_size: largest region side in voxels, instead of grid.
-        a: smallest adaptive penalty.
-        b: range of the adaptive penalty.
-        adaptive_gradient: differentiate through the penalties, as the formula is written, or stop there.
-        absent: skip pairs of region and class without reference, or count them.
-        reduction: of the regional term over regions and classes.
-        eps: smoothing in voxels.
-        fp_weight: penalty of false positives in focal_tversky.
-        fn_weight: penalty of false negatives in focal_tversky.
-        gamma: of focal_tversky, whose power is 1 / gamma.
-        sensitivity_weight: r of sensitivity_specificity.
-    """
-
-    objective: Objective = "baseline+ars"
-    region_weight: float = 1.0
-    cross_entropy_weight: float = 1.0
-    cross_entropy_reduction: Literal["mean", "sum"] = "mean"
-    grid: int | Sides | None = 16
-    region_size: int | Sides | None = None
-    a: float = 0.3
-    b: float = 0.4
-    adaptive_gradient: Literal["through", "stop"] = "stop"
-    absent: Literal["skip", "count"] = "skip"
-    reduction: Literal["sum", "mean", "class_mean"] = "class_mean"
-    eps: float = 1e-7
-    fp_weight: float = 0.3
-    fn_weight: float = 0.7
-    gamma: float = 4 / 3
-    sensitivity_weight: float = 0.05
-
-
-@dataclasses.dataclass(frozen=True)
 class OptimConfig:
     """Adam and its learning rate.
 
@@ -249,7 +197,7 @@ class Config:
         prepare: what is done to every volume.
         augment: random changes of the training samples.
         model: the V-Net.
-        loss: the objective.
+        loss: the objective, see ars_jax.losses.Objective.
         optim: Adam.
         train: length and rhythm.
         mesh: how the devices share the work.
@@ -260,7 +208,7 @@ class Config:
     prepare: PrepareConfig = PrepareConfig()
     augment: AugmentConfig = AugmentConfig()
     model: ModelConfig = ModelConfig()
-    loss: LossConfig = LossConfig()
+    loss: Objective = Objective()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     mesh: MeshConfig = MeshConfig()

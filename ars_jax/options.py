@@ -9,17 +9,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jsonargparse
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser, Namespace, get_loader, set_loader, set_parsing_settings
+from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader, set_parsing_settings
 
 from ars_jax.config import Config
 from ars_jax.errors import UserError
 from ars_jax.files import parse_yaml
+from ars_jax.losses._checks import OTHER_NAMES, ArgumentError
 from ars_jax.matrix import ExperimentConfig
 from ars_jax.ranges import check_config
 
+_DATA = ["ars_jax.losses.RegionSize", "ars_jax.losses._objective.RegionSize"]  # plain data, by both of its names
 # A value that looks like the path of a class would else be imported, which runs what stands in the module.
-set_parsing_settings(import_path_denylist=["*"])
+set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=_DATA)
 set_loader("ars_jax", partial(parse_yaml, load=get_loader("yaml")), (yaml.YAMLError,))
 
 
@@ -39,7 +42,13 @@ def build_config(arguments: Namespace) -> Config:
     parser = _config_parser()
     names = [field.name for field in dataclasses.fields(Config)]
     _check_tables(arguments, names)
-    config = Config(**{name: parser.instantiate(arguments)[name] for name in names})
+    try:
+        made = parser.instantiate(arguments)
+    except ArgumentError as error:  # the objective checks its own values
+        key = ", ".join(f"loss.{name}" for name in error.name.split(", "))
+        fix = f"mend it in the configuration or with --{key.replace(', ', ' and --')}"
+        raise UserError(key, found=error.found, wanted=error.wanted, fix=fix) from error
+    config = Config(**{name: made[name] for name in names})
     check_config(config)
     return config
 
@@ -119,7 +128,7 @@ def as_user_error(words: Sequence[str]) -> Iterator[None]:
     except UnicodeDecodeError as error:
         fix = "save it as UTF-8"
         raise UserError(_config_file(words), found="bytes that are no text", wanted="YAML", fix=fix) from error
-    except (ArgumentError, ImportError) as error:
+    except (jsonargparse.ArgumentError, ImportError) as error:
         text = re.sub(r"<class '([^']+)'>", r"\1", " ".join(str(error).split()))
         text = re.sub(r"Group '([^']+)' does not accept option '", r"does not accept option '\1.", text)
         command = f"ars-jax {words[0]}" if words and not words[0].startswith("-") else "ars-jax train"
@@ -149,6 +158,9 @@ def as_user_error(words: Sequence[str]) -> Iterator[None]:
         ):
             keys = [*_keys(), *(_keys(ExperimentConfig, "experiment.") if words[:1] == ["experiment"] else [])]
             close = difflib.get_close_matches(unknown[1].lstrip("-"), keys, 1, 0.4)
+            section, _, name = unknown[1].lstrip("-").rpartition(".")
+            if section == "loss" and name in OTHER_NAMES:
+                close = [f"loss.{OTHER_NAMES[name]}"]
             hint = f"did you mean {close[0]}? {fix}" if close and close[0] != unknown[1] else fix
             if unknown[1].lstrip("-").startswith("experiment") and words[:1] != ["experiment"]:
                 hint = "give it to ars-jax experiment"

@@ -299,7 +299,7 @@ def describe(task: Task) -> str:
     parameters = count_parameters(state_shapes(task))
     sides = " x ".join(map(str, task.canvas))
     return (
-        f"{config.loss.objective}, V-Net {config.model.variant} of {parameters / 1e6:.1f} M parameters in "
+        f"{config.loss.name}, V-Net {config.model.variant} of {parameters / 1e6:.1f} M parameters in "
         f"{config.model.dtype},\n{task.classes} classes, batch of {config.train.batch_size} x {sides}, on "
         f"{' x '.join(map(str, devices.shape))} {devices.flat[0].device_kind}; for each device:"
     )
@@ -321,7 +321,7 @@ def to_json(task: Task, costs: Sequence[StepCost], memory: int | None) -> dict[s
     model = {key: value for key, value in dataclasses.asdict(config.model).items() if key != "remat"}
     rows = [dataclasses.asdict(cost) | {"total_bytes": cost.total_bytes, "fits": cost.fits(memory)} for cost in costs]
     return {
-        "objective": config.loss.objective,
+        "objective": config.loss.name,
         "model": model,
         "packed": packs_volumes(device.platform),
         "parameters": count_parameters(state_shapes(task)),

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator
 from types import NoneType
 from typing import get_args, get_type_hints
 
-from ars_jax.config import Config, DataConfig, LossConfig, to_dict
+from ars_jax.config import Config, DataConfig, to_dict
 from ars_jax.errors import UserError
+from ars_jax.losses import Objective, RegionSize
 
 _MOST, _MOST_EPOCHS, _MOST_CHANNELS, _LARGEST_KERNEL = 2**32, 1_000_000, 4096, 31
 _MOST_SECONDS = 1_000_000  # a thread waits no longer than some hundred years
@@ -101,22 +102,19 @@ def _split_rules(data: DataConfig) -> tuple[Rule, ...]:
     )
 
 
-def _loss_rules(loss: LossConfig) -> tuple[Rule, ...]:
-    one = (loss.grid is None) != (loss.region_size is None)
-    division = loss.region_size if loss.grid is None else loss.grid
-    counted = min(division if isinstance(division, tuple) else (division or 0,)) >= 1
-    adaptive, fixed = (loss.a, loss.b), (loss.fp_weight, loss.fn_weight)
-    weights = "at least 0, not both 0"
+def _loss_rules(loss: Objective) -> tuple[Rule, ...]:
+    """What a training fixes; `Objective` checks its own values."""
+    counts = loss.regions.voxels if isinstance(loss.regions, RegionSize) else loss.regions
+    axes = 3 if isinstance(counts, int | None) else len(counts)
     return (
-        ("loss.grid, loss.region_size", (loss.grid, loss.region_size), one, "one of them, the other null"),
-        ("loss.grid, loss.region_size", division, counted, "at least 1"),
-        ("loss.region_weight", loss.region_weight, loss.region_weight >= 0, "at least 0"),
-        ("loss.cross_entropy_weight", loss.cross_entropy_weight, loss.cross_entropy_weight >= 0, "at least 0"),
-        ("loss.a, loss.b", adaptive, min(adaptive) >= 0 < sum(adaptive), weights),
-        ("loss.eps", loss.eps, loss.eps > 0, "above 0"),
-        ("loss.fp_weight, loss.fn_weight", fixed, min(fixed) >= 0 < sum(fixed), weights),
-        ("loss.gamma", loss.gamma, loss.gamma > 0, "above 0"),
-        ("loss.sensitivity_weight", loss.sensitivity_weight, 0 <= loss.sensitivity_weight <= 1, "0 to 1"),
+        ("loss.regions", loss.regions, axes == 3, "one number, or one for each of three axes"),
+        ("loss.spatial_dims", loss.spatial_dims, loss.spatial_dims == 3, "3, volumes"),
+        (
+            "loss.from_probabilities",
+            loss.from_probabilities,
+            not loss.from_probabilities,
+            "false, as networks give logits",
+        ),
     )
 
 

@@ -51,13 +51,13 @@ def main() -> None:
 
 def ours(x: jax.Array, y: jax.Array, grid: int) -> Iterator[Contestant]:
     """Makes contestants of the limit and of this package's losses and presets, beside their counterparts in PyTorch."""
-    both = losses.weighted_sum(OBJECTIVE, grid=grid)
-    adaptive = partial(losses.adaptive_region_specific, grid=grid)
+    both = losses.Objective(OBJECTIVE, regions=grid)
+    adaptive = partial(losses.adaptive_region_specific, regions=grid)
     functions: dict[str, tuple[Callable[..., jax.Array], str]] = {
         "baseline + ARS": (lambda x, y: both(x, y)[0], "pytorch_ars"),
         "adaptive_region_specific": (adaptive, "pytorch_ars"),
         "adaptive_region_specific, stop": (partial(adaptive, adaptive_gradient="stop"), "pytorch_ars"),
-        "region_specific": (partial(losses.region_specific, grid=grid), "pytorch_ars"),
+        "region_specific": (partial(losses.region_specific, regions=grid), "pytorch_ars"),
         "baseline": (losses.baseline, "monai_dice_ce"),
         "dice": (losses.dice, "monai_dice"),
         "cross_entropy": (losses.cross_entropy, ""),
@@ -65,7 +65,7 @@ def ours(x: jax.Array, y: jax.Array, grid: int) -> Iterator[Contestant]:
         "focal_tversky": (losses.focal_tversky, "monai_tversky"),
         "generalized_dice": (losses.generalized_dice, "monai_generalized_dice"),
         "sensitivity_specificity": (losses.sensitivity_specificity, ""),
-        "presets.pytorch_ars": (partial(losses.presets.pytorch_ars, grid=grid), "pytorch_ars"),
+        "presets.pytorch_ars": (partial(losses.presets.pytorch_ars, num_region_per_axis=grid), "pytorch_ars"),
         **{f"presets.{name}": (getattr(losses.presets, name), name) for name in PRESETS},
     }
     yield contestant("read and write", "", lambda x, _: x * 2, x, y)
@@ -95,7 +95,7 @@ def theirs(logits: np.ndarray, labels: np.ndarray, grid: int, dtype: str, device
 
     for name in (*PRESETS, "pytorch_ars"):
         if name in pytorch.names():
-            loss = partial(pytorch.loss(name), **({"grid": grid} if name == "pytorch_ars" else {}))
+            loss = partial(pytorch.loss(name), **({"num_region_per_axis": grid} if name == "pytorch_ars" else {}))
             yield Contestant(f"PyTorch {name}", "", partial(run, loss), labels.size)
         else:
             print(f"left out: PyTorch {name}, since MONAI is not installed")

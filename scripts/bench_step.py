@@ -36,7 +36,8 @@ import jax.numpy as jnp
 import numpy as np
 from benchmark import Columns, Contestant, Report, Row, column, digits
 
-from ars_jax.config import Config, DataConfig, LossConfig, OptimConfig, RunConfig, TrainConfig
+from ars_jax.config import Config, DataConfig, OptimConfig, RunConfig, TrainConfig
+from ars_jax.losses import Objective
 from ars_jax.mesh import make_mesh
 from ars_jax.models import VNet
 from ars_jax.train.compile import lower_step
@@ -87,7 +88,7 @@ def beside_monai(arguments: argparse.Namespace, device: str | None) -> Groups:
     """Pits the variant "monai" against MONAI's V-Net, at one volume and number of classes."""
     shape, classes = (arguments.batch, *arguments.shape), arguments.classes
     model = network(arguments, variant="monai", classes=classes, dropout=0.5)
-    config = configuration("baseline", arguments.batch)
+    config = configuration(Objective({"baseline": 1}), arguments.batch)
     theirs = torch_steps(shape, classes, arguments.dtype, device)
     ours = step(f"V-Net monai, {arguments.dtype}", best_name(theirs), model, config, shape)
     yield f"{shape} voxels, {classes} classes, Dice + cross-entropy, Adam", [ours, *theirs]
@@ -111,7 +112,7 @@ def forms(arguments: argparse.Namespace, _: str | None) -> Groups:
             step(f"{name}, chosen by shape", native, model, config, shape),
             step(native, "", model.clone(form="native"), config, shape),
         ]
-        yield f"{name}: {shape} voxels, {model.classes} classes, {config.loss.objective}", contestants
+        yield f"{name}: {shape} voxels, {model.classes} classes, {config.loss.name}", contestants
 
 
 def largest(arguments: argparse.Namespace, device: str | None) -> Groups:
@@ -130,7 +131,7 @@ def largest(arguments: argparse.Namespace, device: str | None) -> Groups:
 def largest_step(arguments: argparse.Namespace, remat: Any, beside: str = "") -> list[Contestant]:
     """Makes the step of part largest with a policy of rematerialisation."""
     model = network(arguments, variant="figure", classes=arguments.largest_classes, remat=remat)
-    config = configuration("baseline+ars", 1, grid=arguments.grid)
+    config = configuration(Objective(regions=arguments.grid), 1)
     return [step(f"figure, baseline + ARS, remat {remat}", beside, model, config, (1, *arguments.largest))]
 
 
@@ -154,10 +155,10 @@ def network(arguments: argparse.Namespace, **how: Any) -> VNet:
     return VNet(base_channels=arguments.channels, kernel_size=arguments.kernel, dtype=dtype, **how)
 
 
-def configuration(objective: Any, batch: int, grid: int = 16) -> Config:
-    """Makes a configuration of plain Adam and an objective; baseline is Dice + cross-entropy."""
+def configuration(loss: Objective, batch: int) -> Config:
+    """Makes a configuration of plain Adam and an objective."""
     optim = OptimConfig(learning_rate=LEARNING_RATE, schedule="constant", warmup=0.0)
-    return replace(NOWHERE, loss=LossConfig(objective, grid=grid), optim=optim, train=TrainConfig(batch_size=batch))
+    return replace(NOWHERE, loss=loss, optim=optim, train=TrainConfig(batch_size=batch))
 
 
 def preset_step(name: str) -> tuple[Config, VNet, tuple[int, int, int, int]]:

@@ -56,7 +56,7 @@ CONFIG: dict[str, Any] = {
     "data": {"pairs": [["Parotid_L", "Parotid_R"], ["Submandibular_L", "Submandibular_R"]]},
     "prepare": {"intensity": "window", "window": [-200, 400], "shape": SIDES},
     "model": {"base_channels": 2, "kernel_size": 3, "dropout": 0.2},
-    "loss": {"grid": 4},
+    "loss": {"regions": 4},
     "train": {"epochs": EPOCHS, "batch_size": 1, "validate_every": 2},
 }
 Turns = Iterator[tuple[str, signal.Signals]]

@@ -29,7 +29,7 @@ OPTIONS: dict[str, Any] = {
     "prepare": {"intensity": "window", "window": [-200, 400]},
     "augment": {"flip": [False, False, True]},
     "model": {"base_channels": 2, "kernel_size": 3, "dropout": 0.2},
-    "loss": {"grid": 2},
+    "loss": {"regions": 2},
     "optim": {"learning_rate": 3e-3, "warmup": 0.0},
     "train": {"epochs": 4, "batch_size": DEVICES, "validate_every": 2},
 }

@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import ars_jax
 from ars_jax import report
 from ars_jax.cli import main
 from ars_jax.data.geometry import mismatches
 from ars_jax.data.volumes import Volume, read_geometry, read_volume, write_volume
 from ars_jax.metrics.table import read_json
 from tests.data.synthetic import LABELS, grid
+from tests.objectives import ARS
 from tests.small_runs import SmallRun, files_of, quick_compilation, trained_run, write_data_set
 
 COMMANDS = (
@@ -74,12 +76,12 @@ def test_help_is_shown_without_loading_what_it_does_not_need() -> None:
         assert "usage:" in text
     assert "--loss.adaptive_gradient" in done.stdout
     assert "--experiment.seeds" in done.stdout
-    assert "smoothing in voxels" in done.stdout, "the keys are not explained"
+    assert "smoothing, in voxels" in done.stdout, "the keys are not explained"
 
 
 def test_training_tells_device_progress_and_what_comes_next(run: SmallRun) -> None:
     text = " ".join(run.shown.split())
-    assert "baseline+ars on 8 x cpu (cpu, float32): 231,215 parameters, canvas 16 x 16 x 16, 9 training and 1" in text
+    assert f"{ARS} on 8 x cpu (cpu, float32): 231,215 parameters, canvas 16 x 16 x 16, 9 training and 1" in text
     assert "epoch 2: validation DSC" in text
     assert "epoch 4: validation DSC" in text
     assert "mean over organs" in text
@@ -156,17 +158,17 @@ def test_gradients_of_given_arrays_are_checked(tmp_path: Path, capsys) -> None:
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, (6, 4))
     np.savez(arrays, logits=rng.normal(size=(6, 4, 3)).astype(np.float32), labels=labels)
-    words = ["gradcheck", "--arrays", str(arrays), "--losses", "dice, region_specific", "--grid", "[3,2]"]
+    words = ["gradcheck", "--arrays", str(arrays), "--losses", "dice, region_specific", "--regions", "[3,2]"]
     assert main(words) == 0
     text = shown(capsys)
-    assert "logits 1x6x4x3, grid 3x2, float64" in text
+    assert "logits 1x6x4x3, regions 3x2, float64" in text
     assert text.endswith("comparisons, all within tolerance")
     assert main([*words, "--tolerance", "1e-30", "--dtype=float32", "--json", str(rows)]) == 1
     text = shown(capsys)
     assert "beyond tolerance" in text
     assert f"comparisons in {rows}" in text
     content = json.loads(rows.read_text(encoding="utf-8"))
-    assert content["about"]["grid"] == [3, 2]
+    assert content["about"]["regions"] == [3, 2]
     assert {row["loss"] for row in content["comparisons"]} == {"dice", "region_specific"}
     assert not all(row["passed"] for row in content["comparisons"])
 
@@ -294,9 +296,9 @@ FAULTS = {
     "nothing to train on": ("train", "data.root, run.dir: found nothing"),
     "no such configuration": ("train|--config|{tmp}/none.yaml", "{tmp}/none.yaml: found no such file"),
     "text for a configuration": ("train|--config|{tmp}/file", "{tmp}/file: found text"),
-    "unknown key": (f"{TRAIN}|--loss.grids=2", "--loss.grids: found .*did you mean loss.grid"),
+    "unknown key": (f"{TRAIN}|--loss.regionz=2", "--loss.regionz: found .*did you mean loss.regions"),
     "wrong type": (f"{TRAIN}|--train.epochs=many", "train.epochs: found many; wanted int"),
-    "wrong choice": (f"{TRAIN}|--loss.objective=arss", "loss.objective: found arss; wanted .*'baseline+ars'"),
+    "wrong choice": (f"{TRAIN}|--loss.reduction=max", "loss.reduction: found max; wanted .*'class_mean'"),
     "out of range": (f"{TRAIN}|--train.epochs=0", "train.epochs: found 0; wanted at least 1"),
     "a word too many": (f"{TRAIN}|more", "more: found unrecognized arguments"),
     "no data": (f"{TRAIN}|--data.root|{{tmp}}/none", "{tmp}/none: found no such folder"),
@@ -378,7 +380,10 @@ FAULTS = {
     "no arrays": ("gradcheck|--arrays|{tmp}/none.npz", "{tmp}/none.npz: found no such file"),
     "text for arrays": ("gradcheck|--arrays|{tmp}/file", "{tmp}/file: found another kind of file"),
     "a misspelt loss": ("gradcheck|--losses|dise", "loss 'dise': found no such loss; .*did you mean dice?"),
-    "a grid beyond the phantom": ("gradcheck|--grid|[8,8,99]", "grid: found [8, 8, 99]; wanted regions .*48x48x48"),
+    "a grid beyond the phantom": (
+        "gradcheck|--regions|[8,8,99]",
+        "regions: found [8, 8, 99]; wanted regions .*48x48x48",
+    ),
     "another type of numbers": ("gradcheck|--dtype|float16", "dtype: found float16; wanted"),
     "nowhere to show gradients": ("gradients", "out: found nothing"),
     "a file for the figures": ("gradients|--out|{tmp}/file", "{tmp}/file: found a file; wanted a folder"),
@@ -406,11 +411,14 @@ FAULTS = {
     "no run for gradients": ("gradients|--out|{tmp}/out|--run|{tmp}/none", "{tmp}/none: found no such folder"),
     "no arrays for gradients": ("gradients|--out|{tmp}/out|--arrays|{tmp}/none.npz", "{tmp}/none.npz: found no such"),
     "no such organ": ("gradients|--out|{tmp}/out|--organ|Liver", "organ: found Liver; wanted one of Brainstem"),
-    "penalties below 0": ("gradients|--out|{tmp}/out|--a|-1", "a, b: found (-1.0, 0.4)"),
-    "too many regions": ("gradients|--out|{tmp}/out|--grid|99", "grid: found 99"),
+    "penalties below 0": ("gradients|--out|{tmp}/out|--min_penalty|-1", "min_penalty: found -1.0; wanted at least 0"),
+    "too many regions": ("gradients|--out|{tmp}/out|--regions|99", "regions: found 99"),
     "a phantom below 0": ("gradients|--out|{tmp}/out|--seed|-1", "seed: found -1"),
     "maps below 0": (f"{TRAIN}|--train.maps_every=-1", "train.maps_every: found -1; wanted at least 0"),
-    "a demo with an unknown option": ('demo|--out|{tmp}/out|--options|["--los.grid=1"]', "did you mean loss.grid"),
+    "a demo with an unknown option": (
+        'demo|--out|{tmp}/out|--options|["--los.regions=1"]',
+        "did you mean loss.regions",
+    ),
     "a demo with a value out of range": (
         'demo|--out|{tmp}/out|--options|["--train.epochs=0"]',
         "train.epochs: found 0",
@@ -435,3 +443,24 @@ def test_faults_are_told_in_one_line_and_leave_no_file(words: str, pattern: str,
         assert part in line
         line = line.split(part, 1)[1]
     assert content(places) == before
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["ars-jax", "--version"], [sys.executable, "-m", "ars_jax", "--version"]):
+        if words[0] == "ars-jax":
+            with pytest.raises(SystemExit) as ended:
+                main(words[1:])
+            assert ended.value.code == 0
+            shown = capsys.readouterr().out
+        else:
+            shown = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+        assert shown.split() == ["ars-jax", ars_jax.__version__]
+
+
+@pytest.mark.filterwarnings("default:.*a sum over regions:UserWarning")
+def test_a_sum_beside_a_mean_is_warned_of_in_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = ["train", "--data.root", str(tmp_path / "none"), "--run.dir", str(tmp_path / "run"), "--loss.reduction=sum"]
+    assert main(words) == 2
+    warning, fault = capsys.readouterr().err.strip().splitlines()
+    assert warning.startswith("ars-jax: warning: adaptive_region_specific: a sum over regions")
+    assert fault.startswith("ars-jax: train.batch_size: found 1")

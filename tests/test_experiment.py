@@ -23,9 +23,10 @@ from ars_jax.matrix import ExperimentConfig, plan_trials
 from ars_jax.metrics.table import evaluate_case
 from ars_jax.options import read_config
 from ars_jax.score import Scores
+from tests.objectives import ARS
 from tests.small_runs import OPTIONS, files_of, lines_of, quick_compilation, write_config, write_data_set
 
-TWO = ExperimentConfig(title="Two balls", objectives=("baseline", "baseline+ars"), seeds=(0, 1))
+TWO = ExperimentConfig(title="Two balls", objectives=("baseline", ARS), seeds=(0, 1))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -51,7 +52,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def train(config: Config, *, resume: bool, console: Console, held: bool) -> None:
         assert held
-        done.append(f"{config.loss.objective} {config.train.seed}" + (" resumed" if resume else ""))
+        done.append(f"{config.loss.name} {config.train.seed}" + (" resumed" if resume else ""))
         config.run.dir.mkdir(parents=True, exist_ok=True)
         (config.run.dir / "metrics.jsonl").write_text('{"kind": "end", "step": 8}\n')
 
@@ -64,7 +65,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_one_command_trains_scores_and_compares(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """And once more skips what is done; on real trainings."""
     path = write_config(tmp_path / "two.yaml", data, tmp_path / "out", train={"epochs": 1, "validate_every": 1})
-    chosen = {"objectives": ["baseline+ars"], "seeds": [0], "divisions": [1, 2]}
+    chosen = {"objectives": [ARS], "seeds": [0], "regions": [1, 2]}
     path.write_text(path.read_text() + yaml.safe_dump({"experiment": {"title": TWO.title, **chosen}}))
     assert main(["experiment", "--config", str(path)]) == 0
     out = tmp_path / "out"
@@ -86,14 +87,19 @@ def test_one_command_trains_scores_and_compares(data: Path, tmp_path: Path, caps
 
 def test_runs_differ_in_objective_and_seed_alone(config: Config, trained: list[str]) -> None:
     assert experiment.run_experiment(config, TWO) == []
-    assert trained == ["baseline 0", "baseline+ars 0", "baseline 1", "baseline+ars 1"]
+    assert trained == [
+        "baseline 0",
+        "baseline+adaptive_region_specific 0",
+        "baseline 1",
+        "baseline+adaptive_region_specific 1",
+    ]
 
 
 def test_what_is_done_is_not_done_again(config: Config, trained: list[str]) -> None:
     experiment.run_experiment(config, replace(TWO, seeds=(0,)))
     trained.clear()
     experiment.run_experiment(config, TWO)
-    assert trained == ["baseline 1", "baseline+ars 1"]
+    assert trained == ["baseline 1", "baseline+adaptive_region_specific 1"]
 
 
 def test_a_run_that_was_cut_short_is_resumed(
@@ -103,7 +109,7 @@ def test_a_run_that_was_cut_short_is_resumed(
     monkeypatch.setattr(experiment, "has_checkpoint", lambda path: path.parent == cut)
     monkeypatch.setattr(experiment, "check_same_config", lambda _: None)
     experiment.run_experiment(config, replace(TWO, seeds=(0,)))
-    assert trained == ["baseline 0 resumed", "baseline+ars 0"]
+    assert trained == ["baseline 0 resumed", "baseline+adaptive_region_specific 0"]
 
 
 def test_a_run_that_diverged_is_told_and_the_others_go_on(
@@ -112,7 +118,7 @@ def test_a_run_that_diverged_is_told_and_the_others_go_on(
     whole = experiment.train
 
     def diverging(config: Config, **how: Any) -> None:
-        if config.loss.objective == "baseline" and config.train.seed == 0:
+        if config.loss.name == "baseline" and config.train.seed == 0:
             (config.run.dir / "config.yaml").write_text(to_yaml(config))
             raise DivergedError("step 3", found="loss nan", wanted="a finite loss", fix="lower the rate")
         whole(config, **how)
@@ -121,7 +127,7 @@ def test_a_run_that_diverged_is_told_and_the_others_go_on(
     (missing,) = experiment.run_experiment(config, TWO)
     assert missing.startswith("B, seed 0: step 3: found loss nan")
     assert missing.endswith(f"delete {config.run.dir / 'runs/B/seed0'}")
-    assert trained == ["baseline+ars 0", "baseline 1", "baseline+ars 1"]
+    assert trained == ["baseline+adaptive_region_specific 0", "baseline 1", "baseline+adaptive_region_specific 1"]
     trained.clear()
     (again,) = experiment.run_experiment(config, TWO)
     assert again == missing
@@ -132,7 +138,7 @@ def test_a_run_that_another_process_is_at_is_left_to_it(config: Config, trained:
     with locked(config.run.dir / "runs/B/seed1/.lock") as free:
         assert free
         assert experiment.run_experiment(config, TWO) == ["B, seed 1: another process is at it"]
-    assert trained == ["baseline 0", "baseline+ars 0", "baseline+ars 1"]
+    assert trained == ["baseline 0", "baseline+adaptive_region_specific 0", "baseline+adaptive_region_specific 1"]
     assert experiment.run_experiment(config, TWO) == []
 
 
@@ -224,8 +230,8 @@ def test_validation_cases_are_scored_by_parameters_that_they_did_not_choose(conf
 
 def test_what_would_stop_a_later_run_stops_the_first(config: Config, trained: list[str]) -> None:
     canvas = replace(config, prepare=replace(config.prepare, canvas=(16, 16, 16)))
-    with pytest.raises(UserError, match=r"loss\.grid"):
-        experiment.run_experiment(canvas, replace(TWO, divisions=(2, 100)))
+    with pytest.raises(UserError, match=r"loss\.regions"):
+        experiment.run_experiment(canvas, replace(TWO, regions=(2, 100)))
     assert trained == []
     assert not config.run.dir.exists()
 
@@ -241,7 +247,7 @@ def test_a_run_of_another_configuration_is_refused_by_key(config: Config, data: 
     other = write_config(config.run.dir / "runs/B/seed0/config.yaml", data, config.run.dir)
     changed = yaml.safe_load(other.read_text())
     changed["model"] = OPTIONS["model"] | {"base_channels": 3}
-    changed["loss"]["objective"] = "baseline"
+    changed["loss"]["terms"] = {"baseline": 1.0}
     other.write_text(yaml.safe_dump(changed))
     (config.run.dir / "runs/B/seed0/checkpoints/8").mkdir(parents=True)
     with pytest.raises(UserError, match=r"model\.base_channels"):

@@ -25,6 +25,7 @@ from ars_jax.predict import make_model
 from ars_jax.ranges import check_config
 from ars_jax.train.inputs import make_augmentation
 from tests.data.synthetic import LABELS, ct, grid
+from tests.objectives import ARS
 from tests.realdata import real_data
 
 PAPER: dict[str, dict[str, Any]] = {
@@ -95,7 +96,8 @@ def test_the_split_is_the_papers(name: str) -> None:
 @every_set
 def test_the_loss_and_the_network_are_the_papers(name: str) -> None:
     config = configured(name)
-    assert (config.loss.objective, config.loss.grid, config.loss.a, config.loss.b) == ("baseline+ars", 16, 0.3, 0.4)
+    loss = config.loss
+    assert (loss.name, loss.regions, loss.min_penalty, loss.penalty_range) == (ARS, 16, 0.3, 0.4)
     assert (config.model.variant, config.model.base_channels, config.model.kernel_size) == ("figure", 16, 5)
 
 

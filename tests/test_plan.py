@@ -32,7 +32,7 @@ from ars_jax.plan import (
 )
 from tests.small_runs import quick_compilation
 
-SMALL = ("--model.base_channels", "2", "--model.kernel_size", "3", "--loss.grid", "2", "--remat", "none")
+SMALL = ("--model.base_channels", "2", "--model.kernel_size", "3", "--loss.regions", "2", "--remat", "none")
 PLACE = ("--canvas", "[32,16,16]", "--classes", "3", "--mesh.data", "1", "--mesh.space", "2")
 COST = StepCost("none", 700, 300, 5e12, 3e9, {"all-gather": 0, "all-reduce": 4}, 2.0)
 
@@ -188,7 +188,7 @@ def test_policies_are_those_of_the_network() -> None:
         (("--prepare.canvas", "null"), "prepare.canvas: found null; wanted the voxels of a sample"),
         (("--classes", "0"), "--classes: found 0; wanted 2 to 256"),
         (("--classes", "257"), "--classes: found 257; wanted 2 to 256"),
-        (("--canvas", "[16,16,16]", "--loss.grid", "32"), "wanted regions that fit the canvas (16, 16, 16)"),
+        (("--canvas", "[16,16,16]", "--loss.regions", "32"), "wanted regions that fit the canvas (16, 16, 16)"),
         (("--memory", "much"), "--memory: found much"),
         (("--topology", "v5e:2x2"), "--topology: found no libtpu; wanted the TPU compiler"),
     ],

@@ -16,11 +16,21 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ars_jax.gradients.regional import Array, Division, Slopes, Sums, Voxels, pyramid, spread, sums_over, voxels_of
-from ars_jax.losses.compose import CrossEntropyReduction
-from ars_jax.losses.overlap import FOCAL_CHORD, AdaptiveGradient
-from ars_jax.losses.reduction import Absent, Reduction, check_word
-from ars_jax.losses.regions import RegionMap
+from ars_jax.gradients.regional import (
+    Array,
+    Slopes,
+    Sums,
+    Voxels,
+    pyramid,
+    resolved_options,
+    spread,
+    sums_over,
+    voxels_of,
+)
+from ars_jax.losses._checks import ArgumentError, check_word
+from ars_jax.losses._equations import FOCAL_CHORD
+from ars_jax.losses._objective import AdaptiveGradient, CrossEntropyReduction, Reduction, check_parameters
+from ars_jax.losses._regions import Regions
 
 By = Literal["logits", "probabilities"]
 Terms = tuple[Array, Slopes]
@@ -36,8 +46,6 @@ def value_and_gradient(
     labels: ArrayLike,
     *,
     by: By = "logits",
-    where: ArrayLike | None = None,
-    from_probabilities: bool = False,
     **options: Any,
 ) -> tuple[float, Array]:
     """Returns a loss and its gradient from the closed forms.
@@ -48,24 +56,27 @@ def value_and_gradient(
         labels: `[b, *space]` integers, or `[b, *space, c]` one-hot or soft.
         by: what the gradient is taken by; each of a voxel's probabilities is a variable of its own. Those that are no
             normal numbers have no slope through the log-loss, whose logarithm is clipped there.
-        where: `[b, *space]`, false takes a voxel out of every sum, whatever its logits are.
-        from_probabilities: `logits` holds probabilities instead, here also for `cross_entropy` and `baseline`.
         **options: those of the loss of that name, with the same defaults.
 
     Returns:
         The value, and the gradient `[b, *space, c]` in float64.
 
     Raises:
-        ValueError: a name that is no loss, another word for an option, shapes or a division that do not fit, or a
-            gradient by logits asked of probabilities.
+        ValueError: a name that is no loss, another word for an option, shapes or regions that do not fit, or a gradient
+            by logits asked of probabilities.
         TypeError: an option that the loss does not have.
     """
     if name not in _LOSSES:
         raise ValueError(f"name (={name!r}) must be one of {', '.join(NAMES)}")
     check_word("by", by, By)
-    if by == "logits" and from_probabilities:
+    options = resolved_options(name, options)
+    check_parameters(options)
+    if options.get("reduction") == "none":
+        raise ArgumentError("reduction", "'none'", "one that gives a scalar, which has a gradient")
+    measured = {key: options.pop(key) for key in ("where", "ignore_label", "spatial_dims", "from_probabilities")}
+    if by == "logits" and measured["from_probabilities"]:
         raise ValueError('from_probabilities leaves no logits to differentiate by: give by="probabilities" with it')
-    voxels = voxels_of(logits, labels, where, from_probabilities)
+    voxels = voxels_of(logits, labels, **measured)
     value, by_p, by_log_p = _LOSSES[name](voxels, **options)
     return value, (_by_logits if by == "logits" else _by_probabilities)(voxels.p, by_p, by_log_p)
 
@@ -74,8 +85,8 @@ def effective_weights(
     fp: ArrayLike,
     fn: ArrayLike,
     *,
-    a: float = 0.3,
-    b: float = 0.4,
+    min_penalty: float = 0.3,
+    penalty_range: float = 0.4,
     exponent: float = 1.0,
     adaptive_gradient: AdaptiveGradient = "through",
     eps: float = 0.0,
@@ -85,16 +96,16 @@ def effective_weights(
     The denominator is `I + alpha FP + beta FN + eps`. With stopped penalties the weights are alpha and beta
     themselves; differentiated through, with the exponent n and `S = FP + FN + eps`, the weight of FP is
 
-        alpha + n FN / S ((alpha - a) FP / (FP + eps) - (beta - a)),
+        alpha + n FN / S ((alpha - A) FP / (FP + eps) - (beta - A)),
 
     and that of FN the same with the two exchanged. For n = 1, eps = 0 and s = FN / (FP + FN) the weights of FP are
-    `a + b (1 - 2 s^2)` (through), negative above `s = sqrt((1 + a / b) / 2)`, and `a + b (1 - s)` (stop).
+    `A + B (1 - 2 s^2)` (through), negative above `s = sqrt((1 + A / B) / 2)`, and `A + B (1 - s)` (stop).
 
     Args:
         fp: soft false positives, in voxels, any shape.
         fn: soft false negatives, of a shape that broadcasts with it.
-        a: the smallest penalty.
-        b: the range of the penalty.
+        min_penalty: smallest penalty, the paper's A.
+        penalty_range: range of the penalty, the paper's B.
         exponent: n, see `adaptive_weights`.
         adaptive_gradient: whether the penalties are differentiated.
         eps: smoothing, in voxels; the losses' is 1e-7.
@@ -108,18 +119,20 @@ def effective_weights(
     check_word("adaptive_gradient", adaptive_gradient, AdaptiveGradient)
     fp, fn = np.broadcast_arrays(np.asarray(fp, np.float64), np.asarray(fn, np.float64))
     with np.errstate(invalid="ignore"):
-        alpha, beta = _penalties(fp, fn, a=a, b=b, exponent=exponent, eps=eps)
+        alpha, beta = _penalties(
+            fp, fn, min_penalty=min_penalty, penalty_range=penalty_range, exponent=exponent, eps=eps
+        )
         if adaptive_gradient == "stop":
             return alpha, beta
         fp_share, fn_share = (exponent * x / (fp + fn + eps) for x in (fp, fn))
     of_fp, of_fn = (np.divide(x, x + eps, out=np.zeros_like(x), where=x + eps > 0) for x in (fp, fn))
     return (
-        alpha + fn_share * ((alpha - a) * of_fp - (beta - a)),
-        beta + fp_share * ((beta - a) * of_fn - (alpha - a)),
+        alpha + fn_share * ((alpha - min_penalty) * of_fp - (beta - min_penalty)),
+        beta + fp_share * ((beta - min_penalty) * of_fn - (alpha - min_penalty)),
     )
 
 
-def _dice(s: Sums, *, squared: bool = True, eps: float = 1e-7) -> Terms:
+def _dice(s: Sums, *, squared: bool, eps: float) -> Terms:
     """L = 1 - (2I + eps) / D, D = P2 + G + eps (Eq. 2), or P for P2: L_I = -2 / D, L_P2 = (2I + eps) / D^2."""
     size = (s.predicted_squared if squared else s.predicted) + s.reference + eps
     overlap = 2 * s.intersection + eps
@@ -128,25 +141,16 @@ def _dice(s: Sums, *, squared: bool = True, eps: float = 1e-7) -> Terms:
     return 1 - overlap / size, by_sum._replace(intersection=-2 / size)
 
 
-def _tversky(s: Sums, *, fp_weight: float = 0.3, fn_weight: float = 0.7, eps: float = 1e-7) -> Terms:
+def _tversky(s: Sums, *, fp_weight: float, fn_weight: float, eps: float) -> Terms:
     """L = 1 - (I + eps) / D, D = I + fp_weight FP + fn_weight FN + eps (Eq. 5)."""
     return _tversky_terms(s, (fp_weight, fn_weight), (fp_weight, fn_weight), eps)
 
 
-def _adaptive_tversky(
-    s: Sums,
-    *,
-    a: float = 0.3,
-    b: float = 0.4,
-    exponent: float = 1.0,
-    adaptive_gradient: AdaptiveGradient = "through",
-    eps: float = 1e-7,
-) -> Terms:
+def _adaptive_tversky(s: Sums, *, adaptive_gradient: AdaptiveGradient, eps: float, **penalties: float) -> Terms:
     """L = 1 - (I + eps) / D, D = I + alpha FP + beta FN + eps (Eqs. 6-8), D's slopes from `effective_weights`."""
     fp, fn = s.false_positives, s.false_negatives
-    how = {"a": a, "b": b, "exponent": exponent, "eps": eps}
-    slopes = effective_weights(fp, fn, adaptive_gradient=adaptive_gradient, **how)
-    return _tversky_terms(s, _penalties(fp, fn, **how), slopes, eps)
+    slopes = effective_weights(fp, fn, adaptive_gradient=adaptive_gradient, eps=eps, **penalties)
+    return _tversky_terms(s, _penalties(fp, fn, eps=eps, **penalties), slopes, eps)
 
 
 def _tversky_terms(s: Sums, penalties: tuple[Any, Any], weights: tuple[Any, Any], eps: float) -> Terms:
@@ -157,13 +161,15 @@ def _tversky_terms(s: Sums, penalties: tuple[Any, Any], weights: tuple[Any, Any]
     return 1 - hit / size, Slopes(intersection=by_intersection, predicted=hit * by_fp / size**2)
 
 
-def _penalties(fp: Array, fn: Array, *, a: float, b: float, exponent: float, eps: float) -> tuple[Array, Array]:
-    """Eqs. 7 and 8: alpha = a + b ((FP + eps) / (FP + FN + eps))^exponent, beta alike with FN."""
-    size = fp + fn + eps
-    return a + b * ((fp + eps) / size) ** exponent, a + b * ((fn + eps) / size) ** exponent
+def _penalties(
+    fp: Array, fn: Array, *, min_penalty: float, penalty_range: float, exponent: float, eps: float
+) -> tuple[Array, Array]:
+    """Eqs. 7 and 8: alpha = A + B ((FP + eps) / (FP + FN + eps))^exponent, beta alike with FN."""
+    alpha, beta = (min_penalty + penalty_range * ((x + eps) / (fp + fn + eps)) ** exponent for x in (fp, fn))
+    return alpha, beta
 
 
-def _focal_tversky(s: Sums, *, gamma: float = 4 / 3, **parameters: float) -> Terms:
+def _focal_tversky(s: Sums, *, gamma: float, **parameters: float) -> Terms:
     """L = T^(1/gamma), L_X = T_X T^(1/gamma - 1) / gamma; T times the chord's slope for T up to 1e-6."""
     loss, slopes = _tversky(s, **parameters)
     curved = loss > FOCAL_CHORD
@@ -171,9 +177,7 @@ def _focal_tversky(s: Sums, *, gamma: float = 4 / 3, **parameters: float) -> Ter
     return loss * secant, slopes.scaled(np.where(curved, secant / gamma, secant))
 
 
-def _generalized_dice(
-    s: Sums, *, class_weights: ArrayLike | None = None, absent: str = "skip", eps: float = 1e-7
-) -> Terms:
+def _generalized_dice(s: Sums, *, class_weights: ArrayLike | None, absent_classes: str, eps: float) -> Terms:
     """L = sum_c w (FP + FN) / D, D = sum_c w (P + G) + eps: L_I = -2w / D, L_P = w (1 - L) / D.
 
     The weights w = 1 / max(G, 1)^2, scaled so that the largest w G of a region is 1, are constants to the prediction.
@@ -183,13 +187,13 @@ def _generalized_dice(
     smallest = np.where(np.isfinite(smallest), smallest, 1)
     smallest, reference = (np.maximum(size, 1) for size in (smallest, np.where(present, s.reference, smallest)))
     weight = smallest / reference**2 * _class_factors(class_weights, s.reference)
-    weight = np.where(present | (absent == "count"), weight, 0)
+    weight = np.where(present | (absent_classes == "include"), weight, 0)
     size = (weight * (s.predicted + s.reference)).sum(-1, keepdims=True) + eps
     loss = (weight * (s.false_positives + s.false_negatives)).sum(-1, keepdims=True) / size
     return loss, Slopes(intersection=-2 * weight / size, predicted=weight * (1 - loss) / size)
 
 
-def _sensitivity_specificity(s: Sums, *, sensitivity_weight: float = 0.05, eps: float = 1e-7) -> Terms:
+def _sensitivity_specificity(s: Sums, *, sensitivity_weight: float, eps: float) -> Terms:
     """L = x (G - 2I + Q) + y (P2 - Q), x = r / (G + eps), y = (1 - r) / (N - G + eps): L_P2 = y, L_Q = x - y.
 
     L_I = -2x. Where N = G the second term is 0, and y is taken as 0 so that no rounding is divided by eps.
@@ -203,24 +207,13 @@ def _sensitivity_specificity(s: Sums, *, sensitivity_weight: float = 0.05, eps: 
     return loss, Slopes(intersection=-2 * x, predicted_squared=y, intersection_squared=x - y)
 
 
-def _cross_entropy(s: Sums, *, reduction: str = "mean", class_weights: ArrayLike | None = None) -> Terms:
+def _cross_entropy(s: Sums, *, reduction: str, class_weights: ArrayLike | None) -> Terms:
     """L = sum_c w E / D, D = sum_c w G, or 1 for the literal sum (second term of Eq. 9): L_E = w / D."""
     check_word("reduction", reduction, CrossEntropyReduction)
     weight = _class_factors(class_weights, s.log_loss)
     counted = (weight * s.reference).sum(-1, keepdims=True)
     slope = weight / np.where((counted > 0) & (reduction == "mean"), counted, 1)
     return (slope * s.log_loss).sum(-1, keepdims=True), Slopes(log_loss=slope)
-
-
-def _baseline(
-    s: Sums, *, cross_entropy_weight: float = 1.0, cross_entropy_reduction: str = "mean", eps: float = 1e-7
-) -> Terms:
-    """L = sum_c Dice + lambda cross-entropy (Eq. 9)."""
-    dice, dice_slopes = _dice(s, eps=eps)
-    entropy, entropy_slopes = _cross_entropy(s, reduction=cross_entropy_reduction)
-    by_log_loss = cross_entropy_weight * np.asarray(entropy_slopes.log_loss)
-    total = dice.sum(-1, keepdims=True) + cross_entropy_weight * entropy
-    return total, dice_slopes._replace(log_loss=by_log_loss)
 
 
 def _by_logits(p: Array, by_p: Array, by_log_p: Array) -> Array:
@@ -238,31 +231,29 @@ def _reduced(
     loss: Callable[..., Terms],
     voxels: Voxels,
     *,
-    grid: Division = None,
-    region_size: Division = None,
-    region_map: RegionMap | None = None,
+    regions: Regions | None = None,
     levels: int = 1,
+    absent_classes: str | None = None,
     include_background: bool = True,
-    whole_batch: bool = False,
-    absent: Absent | None = None,
-    reduction: Reduction = "sum",
     class_weights: ArrayLike | None = None,
+    batch_dice: bool,
+    reduction: str = "sum",
     **parameters: Any,
 ) -> Gradient:
     """The loss of every level's regions as one number, and its slopes: those by the sums, given to the voxels."""
-    division = {"grid": grid, "region_size": region_size, "region_map": region_map}
-    absent = absent or ("count" if all(given is None for given in division.values()) else "skip")
+    absent = absent_classes or ("include" if regions is None else "skip")
+    check_word("reduction", reduction, Reduction)
     value, by_p, by_log_p = 0.0, np.zeros_like(voxels.p), np.zeros_like(voxels.p)
     classes = slice(0 if include_background else 1, None)
     if not voxels.p[..., classes].size:
         raise ValueError("class 0, the background, is the only class and cannot be left out")
     p, log_p, g = (x[..., classes] for x in (voxels.p, voxels.log_p, voxels.g))
-    for regions in pyramid(voxels.counted, levels=levels, whole_batch=whole_batch, **division):
-        s = sums_over(regions, p, log_p, g)
+    for level in pyramid(voxels.counted, regions, levels=levels, batch_dice=batch_dice):
+        s = sums_over(level, p, log_p, g)
         values, slopes = loss(s, **parameters)
-        share = _shares(values, s, absent, reduction, class_weights) / (regions.samples * levels)
+        share = _shares(values, s, absent, reduction, class_weights) / (level.samples * levels)
         value += float((share * values).sum())
-        level_by_p, level_by_log_p = spread(slopes.scaled(share), regions, p, g)
+        level_by_p, level_by_log_p = spread(slopes.scaled(share), level, p, g)
         by_p[..., classes] += level_by_p
         by_log_p[..., classes] += level_by_log_p
     return value, by_p, by_log_p
@@ -270,12 +261,10 @@ def _reduced(
 
 def _shares(values: Array, s: Sums, absent: str, reduction: str, class_weights: ArrayLike | None) -> Array:
     """The factor of each value in its sample's loss, 0 for pairs that are not counted."""
-    check_word("absent", absent, Absent)
-    check_word("reduction", reduction, Reduction)
     present = s.reference > 0
     if values.shape[-1] == 1:
         present = present.any(-1, keepdims=True)
-    counted = (present | (absent == "count")).astype(np.float64)
+    counted = (present | (absent == "include")).astype(np.float64)
     over = {"sum": (), "mean": (1, 2), "class_mean": (1,)}[reduction]
     pairs = np.maximum(counted.sum(over, keepdims=True), 1) if over else 1
     return np.asarray(_class_factors(class_weights, values) * counted / pairs, np.float64)
@@ -289,23 +278,27 @@ def _class_factors(weights: ArrayLike | None, values: Array) -> Array:
     return factors
 
 
-def _divided(loss: Callable[..., Terms], voxels: Voxels, **options: Any) -> Gradient:
-    """The paper's grid of 16 per axis where no division is asked for."""
-    asked = any(options.get(name) is not None for name in ("grid", "region_size", "region_map"))
-    return _reduced(loss, voxels, **(options if asked else {**options, "grid": 16}))
-
-
-def _joint(
-    voxels: Voxels, *, class_weights: ArrayLike | None = None, absent: Absent | None = None, **options: Any
-) -> Gradient:
+def _joint(voxels: Voxels, *, class_weights: ArrayLike | None, absent_classes: str | None, **options: Any) -> Gradient:
     """Generalised Dice takes the weights and the absent classes into its sums, not into the reduction alone."""
-    loss = partial(_generalized_dice, class_weights=class_weights, absent=absent or "skip")
-    return _reduced(loss, voxels, absent=absent, **options)
+    loss = partial(_generalized_dice, class_weights=class_weights, absent_classes=absent_classes or "skip")
+    return _reduced(loss, voxels, absent_classes=absent_classes, **options)
 
 
-def _undivided(loss: Callable[..., Terms], voxels: Voxels, *, whole_batch: bool = False, **parameters: Any) -> Gradient:
-    """A loss of the whole volume that takes no other option of regions or reduction."""
-    return _reduced(partial(loss, **parameters), voxels, whole_batch=whole_batch)
+def _whole_entropy(
+    voxels: Voxels, *, reduction: str, batch_dice: bool, class_weights: ArrayLike | None = None
+) -> Gradient:
+    """The cross-entropy of the whole volume, whose reduction is over voxels."""
+    loss = partial(_cross_entropy, reduction=reduction, class_weights=class_weights)
+    return _reduced(loss, voxels, batch_dice=batch_dice)
+
+
+def _baseline(
+    voxels: Voxels, *, cross_entropy_weight: float, cross_entropy_reduction: str, batch_dice: bool, **options: Any
+) -> Gradient:
+    """L = sum_c Dice + lambda cross-entropy (Eq. 9)."""
+    value, by_p, _ = _reduced(_dice, voxels, batch_dice=batch_dice, **options)
+    entropy, _, by_log_p = _whole_entropy(voxels, reduction=cross_entropy_reduction, batch_dice=batch_dice)
+    return value + cross_entropy_weight * entropy, by_p, cross_entropy_weight * by_log_p
 
 
 _LOSSES: dict[str, Callable[..., Gradient]] = {
@@ -314,10 +307,10 @@ _LOSSES: dict[str, Callable[..., Gradient]] = {
     "focal_tversky": partial(_reduced, _focal_tversky),
     "generalized_dice": _joint,
     "sensitivity_specificity": partial(_reduced, _sensitivity_specificity),
-    "cross_entropy": partial(_undivided, _cross_entropy),
-    "baseline": partial(_undivided, _baseline),
-    "region_specific": partial(_divided, _dice),
-    "adaptive_region_specific": partial(_divided, _adaptive_tversky),
+    "cross_entropy": _whole_entropy,
+    "baseline": _baseline,
+    "region_specific": partial(_reduced, _dice),
+    "adaptive_region_specific": partial(_reduced, _adaptive_tversky),
 }
 NAMES: tuple[str, ...] = tuple(_LOSSES)
 """The losses that have closed forms: all of `ars_jax.losses`."""

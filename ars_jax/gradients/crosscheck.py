@@ -1,6 +1,5 @@
 """Values and gradients of the losses against closed forms, finite differences and PyTorch, on any arrays."""
 
-import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from ars_jax import losses
 from ars_jax.gradients import closed_form, pytorch
+from ars_jax.gradients.regional import resolved_options
 
 Oracle = Literal["closed_form", "finite_differences", "pytorch"]
 Dtype = Literal["float64", "float32"]
@@ -21,19 +21,19 @@ Mode = Literal["through", "stop"]
 ORACLES: tuple[Oracle, ...] = ("closed_form", "finite_differences", "pytorch")
 LOSSES = closed_form.NAMES
 """The losses of this package."""
-PRESETS = (
-    "pytorch_ars",
-    "monai_dice",
-    "monai_dice_ce",
-    "monai_tversky",
-    "monai_generalized_dice",
-    "nnunet_dice_ce",
-)
+PRESETS = losses.presets.NAMES
 """The conventions of other libraries, from `losses.presets`."""
 
-_REGIONAL = ("region_specific", "adaptive_region_specific", "pytorch_ars")
-_DIVISIONS = ("grid", "region_size", "region_map")
-_ARGUMENTS = ("grid", "where", "adaptive_gradient", "from_probabilities")
+Loss = Callable[[jax.Array, jax.Array], jax.Array]
+"""A function of logits and labels to a scalar."""
+
+_REGIONS = {
+    "region_specific": "regions",
+    "adaptive_region_specific": "regions",
+    "pytorch_ars": "num_region_per_axis",
+}
+"""Losses that are divided unless asked otherwise, and their argument of the regions."""
+_ARGUMENTS = ("where", "adaptive_gradient", "from_probabilities", "spatial_dims")
 _STEP = 2e-3
 _UNREADABLE = 0.1
 
@@ -78,6 +78,7 @@ class _Subject:
 
     label: str
     name: str
+    function: Callable[..., jax.Array]
     options: dict[str, Any]
     logits: np.ndarray
     labels: np.ndarray
@@ -90,10 +91,10 @@ def crosscheck(
     logits: ArrayLike,
     labels: ArrayLike,
     *,
-    names: Sequence[str] = LOSSES + PRESETS,
+    names: str | Loss | Sequence[str | Loss] = LOSSES + PRESETS,
     against: Sequence[Oracle] = ORACLES,
     dtype: Dtype = "float64",
-    grid: int | Sequence[int] = 16,
+    regions: int | Sequence[int] = 16,
     adaptive_gradient: Mode | Literal["both"] = "both",
     where: ArrayLike | None = None,
     options: Mapping[str, Any] | None = None,
@@ -109,16 +110,17 @@ def crosscheck(
     with the penalties frozen at the given logits.
 
     Args:
-        logits: `[b, *space, c]`, finite.
+        logits: `[b, *space, c]`, two or three spatial axes, finite.
         labels: `[b, *space]`, integers in `[0, c)`.
-        names: losses of `LOSSES` and `PRESETS`.
+        names: losses of `LOSSES` and `PRESETS`, or functions `(logits, labels) -> scalar` of your own, which have
+            finite differences only; one alone or several.
         against: the oracles, of `ORACLES`.
         dtype: what the package computes in. The process's own setting of double precision is left as it was.
-        grid: regions per axis of the regional losses; the others are of the whole volume.
+        regions: number per axis of the regional losses; the others are of the whole volume.
         adaptive_gradient: the mode of `adaptive_region_specific`, or both, one after the other.
         where: `[b, *space]`, false takes a voxel out of every sum.
-        options: further ones by name, such as `a`, `reduction` or `class_weights`, for the losses that have them; the
-            others keep their defaults. `region_size` and `region_map` take the place of `grid`.
+        options: further ones by name, such as `min_penalty`, `reduction` or `class_weights`, for the losses that have
+            them; the others keep their defaults. `regions` among them divides all losses that can be divided.
         tolerance: what the errors may be; `default_tolerance` unless given.
         directions: of finite differences: one along the gradient, the others random, each logit up or down by the
             same amount. A gradient that is wrong by a vector of relative length r shows in each as an error of about r.
@@ -131,55 +133,70 @@ def crosscheck(
     Raises:
         ValueError: no such loss, oracle or type, an option that none of the losses has, fewer than two directions, or
             arrays that do not fit.
+
+    Examples:
+        >>> import numpy as np
+        >>> from ars_jax import losses
+        >>> from ars_jax.gradients.crosscheck import crosscheck
+        >>> rng = np.random.default_rng(0)
+        >>> logits, labels = rng.normal(size=(1, 4, 4, 4, 3)), rng.integers(0, 3, (1, 4, 4, 4))
+        >>> rows = crosscheck(logits, labels, names="dice", against=["closed_form"])
+        >>> rows[0].loss, rows[0].passed
+        ('dice', True)
+        >>> def mine(logits, labels):
+        ...     return losses.dice(logits, labels, reduction="mean") ** 2
+        >>> [(row.loss, row.against, row.passed) for row in crosscheck(logits, labels, names=mine)]
+        [('mine', 'closed_form', None), ('mine', 'finite_differences', True), ('mine', 'pytorch', None)]
     """
-    _check("names", names, LOSSES + PRESETS)
+    functions = _functions([names] if isinstance(names, str) or callable(names) else names)
     _check("against", against, ORACLES)
     _check("dtype", [dtype], ("float64", "float32"))
     if directions < 2:
         raise ValueError(f"directions (={directions}) must be at least 2, one along the gradient and a random one")
     arrays = np.asarray(logits).astype(dtype), np.asarray(labels)
-    taken = _taken_options(names, options or {})
-    wanted = list(_options(names, grid, adaptive_gradient, where, taken))
-    doubt = 1.0 if dtype == "float64" else _doubt(*arrays, where)
+    taken = _taken_options(functions, options or {})
+    wanted = list(_options(functions, regions, adaptive_gradient, where, arrays[0].ndim - 2, taken))
+    uncertainty = 1.0 if dtype == "float64" else _least_uncertainty(*arrays, where)
     rows = []
     for done, (label, name, own) in enumerate(wanted):
         if progress is not None:
             progress(done, len(wanted), label)
-        subject = _subject(label, name, own, *arrays, dtype)
+        subject = _subject(label, name, functions[name], own, *arrays, dtype)
         for oracle in against:
-            allowed = default_tolerance(oracle, dtype, doubt) if tolerance is None else tolerance
+            allowed = default_tolerance(oracle, dtype, uncertainty) if tolerance is None else tolerance
             rows.append(_compared(subject, oracle, allowed, directions, seed, readable=tolerance is not None))
     return rows
 
 
-def default_tolerance(against: Oracle, dtype: Dtype, doubt: float = 1.0) -> float:
+def default_tolerance(against: Oracle, dtype: Dtype, uncertainty: float = 1.0) -> float:
     """Returns what the errors against an oracle may be.
 
     float64, closed forms and PyTorch, 1e-9: two routes to the same sums of n voxels differ by 1e-16 sqrt(n) or so, and
     by more where an oracle subtracts large sums from each other.
     Measured on a phantom of 110,592 voxels: 4e-15 for gradients, up to 1e-13 for values.
     float64, finite differences, 1e-7: the truncation is about 1e-12, the rounding of a loss L by 2e-16 L counts as
-    2e-16 L / (h |slope|), and L / |slope| is up to sqrt(n) for a mean over n logits.Measured: 3e-11 at most.
-    float32, 1e-4 + 16 u / doubt with u = 1.2e-7: a slope by a logit is proportional to p (1 - p), and 1 - p of a p near
-    1 is known to a part of u / (1 - p) and no better, in any library. The largest slopes, to which errors are relative,
-    are those of voxels in doubt, of the class with the largest weight. Measured with closed forms and PyTorch on 48^3
-    voxels: 1e-6 to 5e-5 for logits of margin 8 with noise of 1, 6e-4 without noise, where every 1 - p is 7e-4.
+    2e-16 L / (h |slope|), and L / |slope| is up to sqrt(n) for a mean over n logits. Measured: 3e-11 at most.
+    float32, 1e-4 + 16 u / uncertainty with u = 1.2e-7: a slope by a logit is proportional to p (1 - p), and other
+    libraries know 1 - p of a p near 1 to a part of u / (1 - p) and no better. The largest slopes, to which errors are
+    relative, are those of uncertain voxels, of the class with the largest weight. Measured with closed forms and
+    PyTorch on 48^3 voxels: 1e-6 to 5e-5 for logits of margin 8 with noise of 1, 6e-4 without noise, where every
+    1 - p is 7e-4.
 
     Args:
         against: the oracle.
         dtype: of the package's logits.
-        doubt: the largest `1 - max_c p` among a class's voxels, of the class in which it is smallest.
+        uncertainty: the largest `1 - max_c p` among a class's voxels, of the class in which it is smallest.
 
     Returns:
         A bound for `Comparison.value_error` and `Comparison.gradient_error`.
     """
     if dtype == "float32":
-        return 1e-4 + 16 * float(np.finfo(np.float32).eps) / max(doubt, 1e-30)
+        return 1e-4 + 16 * float(np.finfo(np.float32).eps) / max(uncertainty, 1e-30)
     return 1e-7 if against == "finite_differences" else 1e-9
 
 
-def _doubt(logits: np.ndarray, labels: np.ndarray, where: ArrayLike | None) -> float:
-    """Returns the doubt of `default_tolerance`, summed from the other classes so that it has its digits."""
+def _least_uncertainty(logits: np.ndarray, labels: np.ndarray, where: ArrayLike | None) -> float:
+    """Returns the uncertainty of `default_tolerance`, summed from the other classes so that it has its digits."""
     counted = np.ones(labels.shape, bool) if where is None else np.asarray(where, bool)
     z, labels = logits[counted].astype(np.float64), labels[counted]
     odds = np.exp(np.sort(z - z.max(-1, keepdims=True), axis=-1)[..., :-1]).sum(-1)
@@ -192,36 +209,53 @@ def _check(name: str, words: Sequence[str], allowed: Iterable[str]) -> None:
         raise ValueError(f"{name} (={', '.join(words) or 'none'}) must be of {', '.join(allowed)}")
 
 
-def _taken_options(names: Sequence[str], options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def _functions(losses_: Sequence[str | Loss]) -> dict[str, Callable[..., jax.Array]]:
+    """Returns the losses by name; a function of the user's has its own."""
+    words = [loss for loss in losses_ if isinstance(loss, str)]
+    if words or not losses_:
+        _check("names", words, LOSSES + PRESETS)
+    named = {loss if isinstance(loss, str) else getattr(loss, "__name__", repr(loss)): loss for loss in losses_}
+    return {name: _public(loss) if isinstance(loss, str) else loss for name, loss in named.items()}
+
+
+def _public(name: str) -> Callable[..., jax.Array]:
+    return getattr(losses.presets if name in PRESETS else losses, name)
+
+
+def _taken_options(
+    functions: Mapping[str, Callable[..., jax.Array]], options: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
     """Returns those of the options that each loss has."""
-    known = {name: _known_options(name) for name in names}
+    known = {name: _known_options(name) for name in functions}
     if options:
         _check("options", list(options), sorted(set().union(*known.values())))
-    return {name: {key: value for key, value in options.items() if key in known[name]} for name in names}
+    return {name: {key: value for key, value in options.items() if key in known[name]} for name in functions}
 
 
 def _known_options(name: str) -> set[str]:
     """Returns the options of a loss, without those that are arguments of the check."""
-    parameters = inspect.signature(_function(name)).parameters.values()
-    known = {each.name for each in parameters if each.kind is each.KEYWORD_ONLY}
-    shared = set(losses.Options.__annotations__) if any(each.kind is each.VAR_KEYWORD for each in parameters) else set()
-    return (known | shared) - set(_ARGUMENTS)
+    return set(resolved_options(name, {})) - set(_ARGUMENTS) if name in LOSSES + PRESETS else set()
 
 
 def _options(
-    names: Sequence[str],
-    grid: int | Sequence[int],
+    names: Iterable[str],
+    regions: int | Sequence[int],
     mode: str,
     where: ArrayLike | None,
+    spatial_dims: int,
     taken: Mapping[str, Mapping[str, Any]],
 ) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Yields the label, the name and the options of every loss that is to be checked."""
     for name in names:
         options = dict(taken[name])
-        if name in _REGIONAL and not any(options.get(division) is not None for division in _DIVISIONS):
-            options["grid"] = grid
+        if name not in LOSSES + PRESETS:
+            yield name, name, options
+            continue
+        if name in _REGIONS:
+            options.setdefault(_REGIONS[name], regions)
         if where is not None:
             options["where"] = np.asarray(where, bool)
+        options["spatial_dims"] = spatial_dims
         if name != "adaptive_region_specific":
             yield name, name, options
             continue
@@ -230,21 +264,24 @@ def _options(
 
 
 def _subject(
-    label: str, name: str, options: dict[str, Any], logits: np.ndarray, labels: np.ndarray, dtype: Dtype
+    label: str,
+    name: str,
+    function: Callable[..., jax.Array],
+    options: dict[str, Any],
+    logits: np.ndarray,
+    labels: np.ndarray,
+    dtype: Dtype,
 ) -> _Subject:
     with jax.enable_x64(dtype == "float64"):
-        value, gradient = jax.value_and_grad(_loss(name, labels, options))(jnp.asarray(logits))
+        value, gradient = jax.value_and_grad(_loss(function, labels, options))(jnp.asarray(logits))
         value, gradient = float(value), np.asarray(gradient, np.float64)
-    return _Subject(label, name, options, logits, labels, dtype, value, gradient)
+    return _Subject(label, name, function, options, logits, labels, dtype, value, gradient)
 
 
-def _loss(name: str, labels: np.ndarray, options: dict[str, Any]) -> Callable[[jax.Array], jax.Array]:
-    function = _function(name)
+def _loss(
+    function: Callable[..., jax.Array], labels: np.ndarray, options: dict[str, Any]
+) -> Callable[[jax.Array], jax.Array]:
     return lambda logits: function(logits, jnp.asarray(labels), **options)
-
-
-def _function(name: str) -> Callable[..., jax.Array]:
-    return getattr(losses.presets if name in PRESETS else losses, name)
 
 
 def _compared(
@@ -273,10 +310,12 @@ def _compared(
 
 
 def _not_comparable(name: str, oracle: Oracle) -> str:
-    if oracle == "closed_form" and name in PRESETS:
-        return "presets have none"
+    if oracle == "closed_form" and name not in LOSSES:
+        return "presets have none" if name in PRESETS else "a function of your own has none"
     if oracle != "pytorch":
         return ""
+    if name not in LOSSES + PRESETS:
+        return "a function of your own has none"
     if not pytorch.available():
         return "PyTorch is not installed: pip install torch"
     return "" if name in pytorch.names() else "no such loss in PyTorch, or MONAI is not installed"
@@ -331,7 +370,7 @@ def _slopes(subject: _Subject, directions: int, seed: int) -> tuple[float, np.nd
     with jax.enable_x64(True):
         z = subject.logits.astype(np.float64)
         loss = _frozen(subject, z) if subject.options.get("adaptive_gradient") == "stop" else None
-        loss = loss or _loss(subject.name, subject.labels, subject.options)
+        loss = loss or _loss(subject.function, subject.labels, subject.options)
         value = float(loss(jnp.asarray(z)))
         rounding = np.finfo(np.float64).eps * abs(value) / _STEP
         slopes = []
@@ -375,17 +414,18 @@ def _frozen(subject: _Subject, logits: np.ndarray) -> Callable[[jax.Array], jax.
         return {key: subject.options[key] for key in keys if subject.options.get(key) is not None}
 
     labels = jnp.asarray(subject.labels)
-    division, reduction = chosen(*_DIVISIONS, "where"), chosen("levels", "absent", "reduction", "class_weights")
+    measured = chosen("regions", "where", "ignore_label", "spatial_dims")
+    reduction = chosen("levels", "absent_classes", "reduction", "class_weights")
 
     def sums(logits: jax.Array) -> losses.OverlapStatistics:
-        s = losses.overlap_statistics(logits, labels, **division)
+        s = losses.overlap_statistics(logits, labels, **measured)
         s = s if subject.options.get("include_background", True) else s.foreground()
-        return s.whole_batch() if subject.options.get("whole_batch") else s
+        return s.batch_total() if subject.options.get("batch_dice") else s
 
     levels = [sums(jnp.asarray(logits))]
     for _ in range(subject.options.get("levels", 1) - 1):
         levels.append(levels[-1].coarser())
-    fixed = [losses.adaptive_weights(s, **chosen("a", "b", "exponent", "eps")) for s in levels]
+    fixed = [losses.adaptive_weights(s, **chosen("min_penalty", "penalty_range", "exponent", "eps")) for s in levels]
 
     def loss(logits: jax.Array) -> jax.Array:
         left = iter(fixed)

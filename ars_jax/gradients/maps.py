@@ -3,123 +3,129 @@
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ars_jax.gradients.closed_form import effective_weights
-from ars_jax.losses.compose import grid_or_paper
-from ars_jax.losses.overlap import AdaptiveGradient, adaptive_tversky_loss, adaptive_weights
-from ars_jax.losses.regions import RegionMap, region_bounds
-from ars_jax.losses.statistics import overlap_statistics
+from ars_jax.losses._checks import answers_other_names
+from ars_jax.losses._documented import documented
+from ars_jax.losses._equations import adaptive_tversky_loss, adaptive_weights
+from ars_jax.losses._objective import AdaptiveGradient
+from ars_jax.losses._regions import Regions, region_bounds
+from ars_jax.losses._statistics import overlap_statistics
+from ars_jax.losses._types import Labels, Logits, Mask
 
 Objective = Callable[..., jax.Array]
 """From logits `[b, *space, c]`, labels `[b, *space]` and, where said, further arrays to a scalar."""
 
 
-@dataclasses.dataclass(frozen=True)
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
 class RegionMaps:
-    """The adaptive region-specific loss taken apart, all `[b, *grid, c]`; the regions of a `RegionMap` are one axis.
+    """The adaptive region-specific loss by region and class, all `[b, *grid, c]`; those of a `RegionMap` are one axis.
 
     Attributes:
         false_positives: FP, soft, in voxels.
         false_negatives: FN, soft, in voxels.
-        alpha: penalty on false positives (Eq. 7), within [a, a + b].
+        alpha: penalty on false positives (Eq. 7), within [A, A + B].
         beta: penalty on false negatives (Eq. 8).
-        fp_slope: what a further voxel of FP adds to the loss's denominator, the penalty that the gradient feels:
-            alpha itself where the penalties are not differentiated; where they are, negative values reward false
+        effective_fp_weight: what a further voxel of FP adds to the loss's denominator, the penalty that the gradient
+            has: alpha itself where the penalties are not differentiated; where they are, negative values reward false
             positives.
-        fn_slope: the same of FN.
+        effective_fn_weight: the same of FN.
         loss: of the region and class (Eq. 6), within [0, 1].
         present: whether the class has reference voxels in the region; the paper's loss skips the others.
-        others: voxels of the region that are not the class's, of which alone false positives can be made.
+        negatives: voxels of the region outside of the class, the only possible false positives.
     """
 
-    false_positives: np.ndarray
-    false_negatives: np.ndarray
-    alpha: np.ndarray
-    beta: np.ndarray
-    fp_slope: np.ndarray
-    fn_slope: np.ndarray
-    loss: np.ndarray
-    present: np.ndarray
-    others: np.ndarray
+    false_positives: jax.Array
+    false_negatives: jax.Array
+    alpha: jax.Array
+    beta: jax.Array
+    effective_fp_weight: jax.Array
+    effective_fn_weight: jax.Array
+    loss: jax.Array
+    present: jax.Array
+    negatives: jax.Array
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Returns the maps by name, as `numpy.savez` takes them."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        """Returns the maps by name as NumPy arrays, as `numpy.savez` takes them."""
+        return {field.name: np.asarray(getattr(self, field.name)) for field in dataclasses.fields(self)}
 
 
+@answers_other_names
+@documented
 def region_maps(
-    logits: jax.Array | np.ndarray,
-    labels: jax.Array | np.ndarray,
+    logits: "Logits",
+    labels: "Labels",
     *,
-    grid: int | Sequence[int] | None = None,
-    region_size: int | Sequence[int] | None = None,
-    region_map: RegionMap | None = None,
-    a: float = 0.3,
-    b: float = 0.4,
+    where: "Mask | None" = None,
+    ignore_label: int | None = None,
+    spatial_dims: Literal[2, 3] = 3,
+    min_penalty: float = 0.3,
+    penalty_range: float = 0.4,
     exponent: float = 1.0,
     adaptive_gradient: AdaptiveGradient = "through",
+    regions: "Regions | None" = 16,
     eps: float = 1e-7,
-    where: jax.Array | np.ndarray | None = None,
 ) -> RegionMaps:
-    """Takes the adaptive region-specific loss apart, by region and class (Eqs. 6-8).
+    """Computes what is inside the adaptive region-specific loss, by region and class (Eqs. 6-8).
 
-    Args:
-        logits: `[b, *space, c]`, two or three spatial axes.
-        labels: `[b, *space]` integers, or `[b, *space, c]` one-hot or soft.
-        grid: regions per axis, one number or one per axis; the paper's 16 when no division is given.
-        region_size: largest region side in voxels, instead of `grid`.
-        region_map: regions of any shape, instead of `grid`.
-        a: the smallest penalty.
-        b: the range of the penalty.
-        exponent: of the error fraction in the penalties.
-        adaptive_gradient: whether the slopes are those of differentiated penalties (`"through"`) or not (`"stop"`).
-        eps: smoothing, in voxels, above 0.
-        where: `[b, *space]`, false takes a voxel out of every sum.
+    Works under `jax.jit`.
 
     Returns:
-        The maps, float32 for float32 logits, but slopes in float64.
+        The maps, float32 for float32 logits.
 
     Raises:
-        ValueError: shapes, words or a division that do not fit.
+        ValueError: shapes, words or regions that do not fit.
+
+    Examples:
+        >>> import numpy as np
+        >>> from ars_jax.gradients.maps import region_maps
+        >>> labels = np.arange(64).reshape(1, 4, 4, 4) % 2
+        >>> maps = region_maps(np.zeros((1, 4, 4, 4, 2), np.float32), labels, regions=2)
+        >>> maps.alpha.shape  # [batch, z, y, x, classes]
+        (1, 2, 2, 2, 2)
+        >>> print(f"{maps.alpha[0, 0, 0, 0, 1]:.2f} {maps.effective_fp_weight[0, 0, 0, 0, 1]:.2f}")  # FP = FN
+        0.50 0.50
     """
-    s = overlap_statistics(
-        jnp.asarray(logits),
-        jnp.asarray(labels),
-        grid=grid_or_paper(grid, region_size, region_map),
-        region_size=region_size,
-        region_map=region_map,
-        where=None if where is None else jnp.asarray(where),
-    )
-    alpha, beta = adaptive_weights(s, a=a, b=b, exponent=exponent, eps=eps)
-    loss = adaptive_tversky_loss(s, a=a, b=b, exponent=exponent, adaptive_gradient=adaptive_gradient, eps=eps)
-    fp, fn = np.asarray(s.false_positives), np.asarray(s.false_negatives)
-    how = {"a": a, "b": b, "exponent": exponent, "eps": eps}
-    fp_slope, fn_slope = effective_weights(fp, fn, adaptive_gradient=adaptive_gradient, **how)
+    measured = {"where": where, "ignore_label": ignore_label, "spatial_dims": spatial_dims, "regions": regions}
+    s = overlap_statistics(jnp.asarray(logits), jnp.asarray(labels), **measured)
+    how = {"min_penalty": min_penalty, "penalty_range": penalty_range, "exponent": exponent, "eps": eps}
+    loss = adaptive_tversky_loss(s, adaptive_gradient=adaptive_gradient, **how)
+
+    def denominator(fp: jax.Array, fn: jax.Array) -> jax.Array:
+        alpha, beta = adaptive_weights(dataclasses.replace(s, false_positives=fp, false_negatives=fn), **how)
+        if adaptive_gradient == "stop":
+            alpha, beta = jax.lax.stop_gradient((alpha, beta))
+        return jnp.sum(alpha * fp + beta * fn)
+
+    fp, fn = s.false_positives, s.false_negatives
+    effective_fp_weight, effective_fn_weight = jax.grad(denominator, (0, 1))(fp, fn)
+    alpha, beta = adaptive_weights(s, **how)
     return RegionMaps(
         false_positives=fp,
         false_negatives=fn,
-        alpha=np.asarray(alpha),
-        beta=np.asarray(beta),
-        fp_slope=fp_slope,
-        fn_slope=fn_slope,
-        loss=np.asarray(loss),
-        present=np.asarray(s.reference > 0),
-        others=np.broadcast_to(np.asarray(s.voxels - s.reference), fp.shape),
+        alpha=alpha,
+        beta=beta,
+        effective_fp_weight=effective_fp_weight,
+        effective_fn_weight=effective_fn_weight,
+        loss=loss,
+        present=s.reference > 0,
+        negatives=jnp.broadcast_to(s.voxels - s.reference, fp.shape),
     )
 
 
-def trained_grid(space: Sequence[int], canvas: Sequence[int], grid: int | Sequence[int]) -> tuple[int, ...]:
+def trained_regions(space: Sequence[int], canvas: Sequence[int], regions: int | Sequence[int]) -> tuple[int, ...]:
     """Divides a volume into regions of the size that training saw on a smaller canvas.
 
     Args:
         space: voxels per axis of the volume.
         canvas: voxels per axis of a training sample.
-        grid: regions per axis of the canvas, one number or one per axis.
+        regions: number per axis of the canvas, one number or one per axis.
 
     Returns:
         Regions per axis of the volume: those of the canvas, or, along axes that are longer than it, as many as bring
@@ -128,7 +134,7 @@ def trained_grid(space: Sequence[int], canvas: Sequence[int], grid: int | Sequen
     Raises:
         ValueError: a wrong count of numbers, or more regions than voxels along an axis of the canvas.
     """
-    counts = [len(bounds) for bounds in region_bounds(canvas, grid=grid)]
+    counts = [len(bounds) for bounds in region_bounds(canvas, regions)]
     return tuple(
         max(count, round(side * count / trained)) for side, trained, count in zip(space, canvas, counts, strict=True)
     )
@@ -148,7 +154,7 @@ def voxels_of_regions(values: np.ndarray, space: Sequence[int]) -> np.ndarray:
         ValueError: more regions than voxels along an axis.
     """
     voxels = np.asarray(values)
-    for axis, bounds in enumerate(region_bounds(space, grid=voxels.shape[: len(space)])):
+    for axis, bounds in enumerate(region_bounds(space, voxels.shape[: len(space)])):
         voxels = np.repeat(voxels, [stop - start for start, stop in bounds], axis)
     return voxels
 
@@ -209,23 +215,23 @@ class PhaseDiagram:
     Attributes:
         false_positives: FP, `[points]`, rising.
         false_negatives: FN, `[points]`, rising.
-        fp_slope: the effective weight of FP, `[points (FN), points (FP)]`.
-        fn_slope: that of FN.
+        effective_fp_weight: the effective weight of FP, `[points (FN), points (FP)]`.
+        effective_fn_weight: that of FN.
         critical: the share s = FN / (FP + FN) above which the weight of FP is negative, and the share of FP above
             which that of FN is; None where no share is.
     """
 
     false_positives: np.ndarray
     false_negatives: np.ndarray
-    fp_slope: np.ndarray
-    fn_slope: np.ndarray
+    effective_fp_weight: np.ndarray
+    effective_fn_weight: np.ndarray
     critical: float | None
 
 
 def phase_diagram(
     *,
-    a: float = 0.3,
-    b: float = 0.4,
+    min_penalty: float = 0.3,
+    penalty_range: float = 0.4,
     exponent: float = 1.0,
     adaptive_gradient: AdaptiveGradient = "through",
     extent: tuple[float, float] = (1e-2, 1e3),
@@ -236,8 +242,8 @@ def phase_diagram(
     The weights depend on the ratio of the two errors alone, so that on logarithmic axes their contours are parallel.
 
     Args:
-        a: the smallest penalty.
-        b: the range of the penalty.
+        min_penalty: smallest penalty, the paper's A.
+        penalty_range: range of the penalty, the paper's B.
         exponent: of the error fraction in the penalties.
         adaptive_gradient: whether the penalties are differentiated.
         extent: smallest and largest error, in voxels, above 0.
@@ -250,28 +256,33 @@ def phase_diagram(
         ValueError: another word for `adaptive_gradient`.
     """
     errors = np.geomspace(*extent, points)
-    how = {"a": a, "b": b, "exponent": exponent}
-    fp_slope, fn_slope = effective_weights(errors, errors[:, None], adaptive_gradient=adaptive_gradient, **how)
+    how = {"min_penalty": min_penalty, "penalty_range": penalty_range, "exponent": exponent}
+    effective_fp_weight, effective_fn_weight = effective_weights(
+        errors, errors[:, None], adaptive_gradient=adaptive_gradient, **how
+    )
     through = adaptive_gradient == "through"
-    return PhaseDiagram(errors, errors, fp_slope, fn_slope, critical_share(**how) if through else None)
+    return PhaseDiagram(
+        errors, errors, effective_fp_weight, effective_fn_weight, critical_share(**how) if through else None
+    )
 
 
-def critical_share(*, a: float = 0.3, b: float = 0.4, exponent: float = 1.0) -> float | None:
+def critical_share(*, min_penalty: float = 0.3, penalty_range: float = 0.4, exponent: float = 1.0) -> float | None:
     """Finds the share s = FN / (FP + FN) above which differentiated penalties reward false positives.
 
-    For an exponent of 1 it is `sqrt((1 + a / b) / 2)`, if that is below 1; for others it is found to 1e-5.
+    For an exponent of 1 it is `sqrt((1 + A / B) / 2)`, if that is below 1; for others it is found to 1e-5.
 
     Args:
-        a: the smallest penalty.
-        b: the range of the penalty.
+        min_penalty: smallest penalty, the paper's A.
+        penalty_range: range of the penalty, the paper's B.
         exponent: of the error fraction in the penalties.
 
     Returns:
-        A share below 1, or None where no share gives a negative weight, as where `b exponent <= a`.
+        A share below 1, or None where no share gives a negative weight, as where `B exponent <= A`.
     """
     if exponent == 1:
-        return math.sqrt((1 + a / b) / 2) if b > a else None
+        return math.sqrt((1 + min_penalty / penalty_range) / 2) if penalty_range > min_penalty else None
+    how = {"min_penalty": min_penalty, "penalty_range": penalty_range, "exponent": exponent}
     share = np.linspace(0.5, 1, 50_001)[:-1]
-    slope, _ = effective_weights(1 - share, share, a=a, b=b, exponent=exponent, adaptive_gradient="through")
+    slope, _ = effective_weights(1 - share, share, **how, adaptive_gradient="through")
     below = np.flatnonzero(slope < 0)
     return float(share[below[0]]) if below.size else None

@@ -1,17 +1,19 @@
 """A prediction summed over regions in float64 NumPy, and slopes by these sums given back to its voxels."""
 
+import inspect
 import math
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ars_jax.losses.regions import RegionMap, region_bounds
-from ars_jax.losses.statistics import check_shapes
+from ars_jax.losses import _functions, presets
+from ars_jax.losses._checks import suggest
+from ars_jax.losses._regions import RegionMap, Regions, region_bounds
+from ars_jax.losses._statistics import check_arrays, check_map, counted_voxels
 
 Array = NDArray[np.float64]
-Division = int | Sequence[int] | None
 
 
 class Voxels(NamedTuple):
@@ -23,7 +25,7 @@ class Voxels(NamedTuple):
     counted: NDArray[np.bool_]
 
 
-class Regions(NamedTuple):
+class Level(NamedTuple):
     """Which region every voxel lies in.
 
     Attributes:
@@ -73,13 +75,43 @@ class Slopes(NamedTuple):
         return Slopes(*(factor * slope for slope in self))
 
 
-def voxels_of(logits: ArrayLike, labels: ArrayLike, where: ArrayLike | None, from_probabilities: bool) -> Voxels:
+def resolved_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns every option of a public loss or preset, the given value or the default.
+
+    Args:
+        name: a function of `ars_jax.losses` or `ars_jax.losses.presets`.
+        options: of that function.
+
+    Raises:
+        TypeError: an option that the loss does not have.
+    """
+    function = getattr(_functions, name, None) or getattr(presets, name)
+    parameters = inspect.signature(function).parameters.values()
+    defaults = {each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY}
+    for option in options:
+        if option not in defaults:
+            meant = suggest(option, list(defaults))
+            raise TypeError(f"{name} has no option {option!r}" + (f": the option is {meant!r}" if meant else ""))
+    return {**defaults, **options}
+
+
+def voxels_of(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    where: ArrayLike | None,
+    ignore_label: int | None,
+    spatial_dims: int,
+    from_probabilities: bool,
+) -> Voxels:
     """Returns the softmax and the references of every voxel.
 
     Args:
         logits: `[b, *space, c]`.
         labels: `[b, *space]` integers, or `[b, *space, c]` one-hot or soft.
-        where: `[b, *space]`, false takes a voxel out; its logits may be anything.
+        where: `[b, *space]`, false leaves a voxel out; its logits may be anything.
+        ignore_label: label whose voxels are left out.
+        spatial_dims: 2 or 3.
         from_probabilities: `logits` holds probabilities; their logarithm is clipped at the smallest normal number.
 
     Raises:
@@ -87,8 +119,8 @@ def voxels_of(logits: ArrayLike, labels: ArrayLike, where: ArrayLike | None, fro
     """
     x, labels = np.asarray(logits, np.float64), np.asarray(labels)
     counted = np.ones(x.shape[:-1], bool) if where is None else np.asarray(where)
-    check_shapes(x, labels, counted, None)
-    counted = counted.astype(bool)
+    check_arrays(x, labels, counted, spatial_dims)
+    counted = np.asarray(counted_voxels(labels, counted.astype(bool), ignore_label, x.ndim))
     x = np.where(counted[..., None], x, 0)
     g = labels if labels.ndim == x.ndim else labels[..., None] == np.arange(x.shape[-1])
     if from_probabilities:
@@ -98,36 +130,26 @@ def voxels_of(logits: ArrayLike, labels: ArrayLike, where: ArrayLike | None, fro
     return Voxels(np.exp(log_p), log_p, g.astype(np.float64), counted)
 
 
-def pyramid(
-    counted: NDArray[np.bool_],
-    *,
-    grid: Division = None,
-    region_size: Division = None,
-    region_map: RegionMap | None = None,
-    levels: int = 1,
-    whole_batch: bool = False,
-) -> Iterator[Regions]:
+def pyramid(counted: NDArray[np.bool_], regions: Regions | None, *, levels: int, batch_dice: bool) -> Iterator[Level]:
     """Yields the regions of each level, the finest first.
 
     Each level is cut anew from the volume, not summed from the finer one.
 
     Args:
         counted: `[b, *space]`, false for voxels that are in no region.
-        grid: regions per axis; without any division the volume is one region.
-        region_size: largest region side in voxels, instead of `grid`.
-        region_map: regions of any shape, instead of `grid`.
+        regions: division of the volume; None makes it one region.
         levels: grids of the pyramid, each with half the regions of the one before along every axis.
-        whole_batch: whether a region is that of all samples together.
+        batch_dice: whether a region is that of all samples together.
 
     Raises:
         ValueError: a division that does not fit the volume, or that cannot be halved so often.
     """
     if levels < 1:
         raise ValueError(f"levels (={levels}) must be at least 1, the grid itself")
-    indices, counts = _finest(counted.shape, grid, region_size, region_map)
+    indices, counts = _finest(counted.shape, regions)
     if any(count % 2 ** (levels - 1) for count in counts):
         raise ValueError(f"a grid of {'x'.join(map(str, counts))} regions cannot be halved {levels - 1} times")
-    samples = 1 if whole_batch else len(counted)
+    samples = 1 if batch_dice else len(counted)
     sample = (np.arange(len(counted)) % samples).reshape(-1, *(1,) * (counted.ndim - 1))
     for level in range(levels):
         at, sides = [index >> level for index in indices], [count >> level for count in counts]
@@ -135,26 +157,21 @@ def pyramid(
         for index, side in zip(at, sides, strict=True):
             inside = inside & (index >= 0) & (index < side)
         ids = sample * count + np.ravel_multi_index(at, sides, mode="clip")
-        yield Regions(np.where(inside, ids, samples * count), samples, count)
+        yield Level(np.where(inside, ids, samples * count), samples, count)
 
 
-def _finest(
-    shape: tuple[int, ...], grid: Division, region_size: Division, region_map: RegionMap | None
-) -> tuple[list[NDArray[np.int64]], list[int]]:
+def _finest(shape: tuple[int, ...], regions: Regions | None) -> tuple[list[NDArray[np.int64]], list[int]]:
     """Returns a voxel's region along each axis of the grid, as arrays that broadcast, and the regions per axis."""
-    if region_map is None:
-        bounds = region_bounds(shape[1:], grid=grid, region_size=region_size)
-        along = [np.repeat(np.arange(len(regions)), np.diff(regions).ravel()) for regions in bounds]
-        return list(np.ix_(*along)), [len(regions) for regions in bounds]
-    if grid is not None or region_size is not None:
-        raise ValueError(f"region_map and grid (={grid}) or region_size (={region_size}) both divide the volume")
-    ids = np.asarray(region_map.ids)
-    if ids.shape != shape or not np.issubdtype(ids.dtype, np.integer):
-        raise ValueError(f"region_map with ids {ids.dtype} {ids.shape} must have integer ids {shape}")
-    return [ids], [region_map.count]
+    if isinstance(regions, RegionMap):
+        ids = np.asarray(regions.ids)
+        check_map(regions, np.empty((*shape, 0)))
+        return [ids], [regions.count]
+    bounds = region_bounds(shape[1:], regions)
+    along = [np.repeat(np.arange(len(axis)), np.diff(axis).ravel()) for axis in bounds]
+    return list(np.ix_(*along)), [len(axis) for axis in bounds]
 
 
-def sums_over(regions: Regions, p: Array, log_p: Array, g: Array) -> Sums:
+def sums_over(regions: Level, p: Array, log_p: Array, g: Array) -> Sums:
     """Sums a prediction over every region.
 
     Args:
@@ -184,7 +201,7 @@ def sums_over(regions: Regions, p: Array, log_p: Array, g: Array) -> Sums:
     )
 
 
-def spread(slopes: Slopes, regions: Regions, p: Array, g: Array) -> tuple[Array, Array]:
+def spread(slopes: Slopes, regions: Level, p: Array, g: Array) -> tuple[Array, Array]:
     """Gives every voxel the slopes of its region, 0 where it is in none.
 
     Args:

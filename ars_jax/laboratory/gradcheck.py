@@ -23,7 +23,7 @@ def check_gradients(
     case: Case,
     *,
     names: Sequence[str] | None = None,
-    grid: int | Sequence[int] | None = None,
+    regions: int | Sequence[int] | None = None,
     dtype: Dtype = "float64",
     options: Mapping[str, Any] | None = None,
     tolerance: float | None = None,
@@ -35,7 +35,7 @@ def check_gradients(
     Args:
         case: the prediction and its reference.
         names: losses and presets; all unless given.
-        grid: regions per axis; unless given the paper's 16, or the side where that is smaller.
+        regions: number per axis; unless given the paper's 16, or the side where that is smaller.
         dtype: what the losses are computed in.
         options: further ones by name, for the losses that have them, see `crosscheck`.
         tolerance: what the errors may be; one for each oracle and type unless given.
@@ -46,7 +46,7 @@ def check_gradients(
         One row per loss and oracle.
 
     Raises:
-        UserError: no such loss, a grid that does not fit the case, an option that none of the losses has or that
+        UserError: no such loss, regions that do not fit the case, an option that none of the losses has or that
             does not fit, a tolerance or seed below 0, or nothing that could be compared.
     """
     names = LOSSES + PRESETS if names is None else names
@@ -55,11 +55,11 @@ def check_gradients(
         raise UserError("tolerance", found=tolerance, wanted="a number from 0 on", fix="give another or leave it out")
     if seed < 0:
         raise UserError("seed", found=seed, wanted="a number from 0 on", fix="give another seed")
-    grid = fitting_grid(case, grid)
+    regions = fitting_regions(case, regions)
     how = {"where": case.where, "tolerance": tolerance, "seed": seed, "progress": progress}
     names = tuple(dict.fromkeys(names))
     try:
-        rows = crosscheck(case.logits, case.labels, names=names, grid=grid, dtype=dtype, options=options, **how)
+        rows = crosscheck(case.logits, case.labels, names=names, regions=regions, dtype=dtype, options=options, **how)
     except (ValueError, TypeError) as error:
         if not options:
             raise
@@ -71,27 +71,27 @@ def check_gradients(
     return rows
 
 
-def fitting_grid(case: Case, grid: int | Sequence[int] | None) -> tuple[int, ...]:
+def fitting_regions(case: Case, regions: int | Sequence[int] | None) -> tuple[int, ...]:
     """Returns the regions of each axis.
 
     Args:
         case: whose volume is divided.
-        grid: one number or one per axis; None for the paper's 16, or the side where that is smaller.
+        regions: one number or one per axis; None for the paper's 16, or the side where that is smaller.
 
     Returns:
         One number per spatial axis.
 
     Raises:
-        UserError: the grid does not fit the case.
+        UserError: the regions do not fit the case.
     """
     space = case.logits.shape[1:-1]
-    if grid is None:
+    if regions is None:
         return tuple(min(16, side) for side in space)
     try:
-        return tuple(len(bounds) for bounds in region_bounds(space, grid=grid))
+        return tuple(len(bounds) for bounds in region_bounds(space, regions))
     except ValueError as error:
         wanted, fix = f"regions that divide {_by(space)} voxels", "give one number or one per axis, none above the side"
-        raise UserError("grid", found=grid, wanted=wanted, fix=fix) from error
+        raise UserError("regions", found=regions, wanted=wanted, fix=fix) from error
 
 
 def render(rows: Sequence[Comparison], title: str) -> Table:
@@ -163,10 +163,10 @@ def write_comparisons(path: Path, rows: Sequence[Comparison], about: Mapping[str
     write_json(path, {"about": dict(about), "comparisons": [asdict(row) for row in rows]})
 
 
-def describe(case: Case, grid: Sequence[int], dtype: Dtype) -> str:
+def describe(case: Case, regions: Sequence[int], dtype: Dtype) -> str:
     """Returns a title: what was checked and how."""
     counted = "" if case.where is None else f" ({case.where.mean():.0%} of the voxels)"
-    return f"{case.source}: logits {_by(case.logits.shape)}{counted}, grid {_by(grid)}, {dtype}"
+    return f"{case.source}: logits {_by(case.logits.shape)}{counted}, regions {_by(regions)}, {dtype}"
 
 
 def _check_names(names: Sequence[str]) -> None:

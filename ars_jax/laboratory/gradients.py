@@ -1,6 +1,6 @@
 """`ars-jax gradients`: where each objective puts its gradient on one prediction, as volumes, numbers and figures."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,31 +12,31 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
-from ars_jax import losses
-from ars_jax.config import LossConfig
 from ars_jax.data.volumes import write_volume
 from ars_jax.errors import UserError
 from ars_jax.files import write_arrays, write_json
 from ars_jax.gradients.closed_form import effective_weights
 from ars_jax.gradients.maps import (
-    Objective,
     RegionMaps,
     critical_share,
     gradient_maps,
     gradient_norm,
     phase_diagram,
     region_maps,
-    trained_grid,
+    trained_regions,
     voxels_of_regions,
 )
 from ars_jax.laboratory.cases import Case
-from ars_jax.laboratory.gradcheck import fitting_grid
+from ars_jax.laboratory.gradcheck import fitting_regions
 from ars_jax.laboratory.scenes import MARGIN, Scene, classes, counted, fullest_plane, picture_of, places
-from ars_jax.losses.overlap import AdaptiveGradient
-from ars_jax.losses.regions import region_bounds
+from ars_jax.losses import Objective, RegionSize, region_bounds
+from ars_jax.losses._checks import ArgumentError
+from ars_jax.losses._objective import AdaptiveGradient
 from ars_jax.report.gradients import RegionPanel, gradient_figure, regions_figure
 from ars_jax.report.phase import Weights, phase_figure
 from ars_jax.report.style import save_figure
+
+Function = Callable[..., jax.Array]
 
 LEAST_ERROR = 0.5
 """Voxels of error below which a region is drawn without colour."""
@@ -61,12 +61,12 @@ class Pull:
     norm: np.ndarray
 
 
-def study(scene: Scene, config: LossConfig, out: Path, organ: str | None = None) -> dict[str, Any]:
+def study(scene: Scene, config: Objective, out: Path, organ: str | None = None) -> dict[str, Any]:
     """Computes gradients and regional maps of a prediction and writes them with their figures.
 
     Args:
         scene: the prediction.
-        config: grid, penalties, reduction and weights of the objectives.
+        config: regions, penalties, reduction and cross-entropy weight.
         out: gets `gradient_<objective>.nii.gz` on the image's grid, `regions.npz`, `summary.json` and the figures
             `gradients`, `regions` and `phase` as PNG and PDF.
         organ: the one whose regions are drawn; None takes the `worst_organ`.
@@ -75,7 +75,7 @@ def study(scene: Scene, config: LossConfig, out: Path, organ: str | None = None)
         What summary.json holds.
 
     Raises:
-        UserError: a grid that does not fit the volume, an organ that is not there, or a place that cannot be written.
+        UserError: regions that do not fit the volume, an organ that is not there, or a place that cannot be written.
     """
     case = scene.case
     if out.exists() and not out.is_dir():
@@ -86,13 +86,14 @@ def study(scene: Scene, config: LossConfig, out: Path, organ: str | None = None)
         )
     if organ is not None and organ not in case.organs:
         raise UserError("organ", found=organ, wanted=f"one of {', '.join(case.organs)}", fix="check the spelling")
+    config = replace(config, spatial_dims=case.labels.ndim - 1)
     where = None if case.where is None else jnp.asarray(case.where)
     arrays = jnp.asarray(case.logits), jnp.asarray(case.labels)
     try:
         maps = take_apart(config, *arrays, where)
     except ValueError as error:
         wanted = f"a division that fits {' x '.join(map(str, case.labels.shape[1:]))} voxels"
-        raise UserError("grid", found=error, wanted=wanted, fix="give another --grid") from error
+        raise UserError("regions", found=error, wanted=wanted, fix="give other --regions") from error
     pulls = measure(objectives(config), *arrays, where)
     chosen = case.organs.index(organ) + 1 if organ else worst_organ(scene, maps)
     summary = {
@@ -112,43 +113,44 @@ def study(scene: Scene, config: LossConfig, out: Path, organ: str | None = None)
 
 
 def with_options(
-    config: LossConfig,
+    config: Objective,
     case: Case,
     *,
-    grid: int | Sequence[int] | None = None,
-    a: float | None = None,
-    b: float | None = None,
+    regions: int | Sequence[int] | None = None,
+    min_penalty: float | None = None,
+    penalty_range: float | None = None,
     adaptive_gradient: AdaptiveGradient | None = None,
-    whole_grid: bool = False,
-) -> LossConfig:
+    paper_regions: bool = False,
+) -> Objective:
     """Changes a run's loss where options were given.
 
     Args:
         config: the run's, or the defaults.
-        case: whose volume is divided; where it is larger than the canvas of its run, the run's grid becomes one of
-            regions of the size that was trained.
-        grid: regions per axis.
-        a: the smallest penalty.
-        b: its range.
+        case: whose volume is divided; where it is larger than the canvas of its run, the run's regions
+            become as many as have the size that was trained.
+        regions: number per axis.
+        min_penalty: smallest penalty.
+        penalty_range: its range.
         adaptive_gradient: the mode.
-        whole_grid: without a grid, take the paper's 16 as far as the volume's sides allow, not the configuration's.
+        paper_regions: without regions, take the paper's 16 as far as the volume's sides allow, not the configuration's.
 
     Returns:
         The changed configuration.
 
     Raises:
-        UserError: penalties out of their range, or a grid that does not fit the case.
+        UserError: penalties out of their range, or regions that do not fit the case.
     """
-    if grid is not None or whole_grid:
-        config = replace(config, grid=fitting_grid(case, grid), region_size=None)
-    elif config.grid is not None and case.canvas is not None:
-        config = replace(config, grid=trained_grid(case.labels.shape[1:], case.canvas, config.grid))
-    given = {"a": a, "b": b, "adaptive_gradient": adaptive_gradient}
-    config = replace(config, **{name: value for name, value in given.items() if value is not None})
-    if not min(config.a, config.b) >= 0 < config.a + config.b < np.inf:
-        wanted = "finite numbers of at least 0, not both 0"
-        raise UserError("a, b", found=(config.a, config.b), wanted=wanted, fix="the paper's are --a 0.3 --b 0.4")
-    return config
+    given = {"min_penalty": min_penalty, "penalty_range": penalty_range, "adaptive_gradient": adaptive_gradient}
+    given = {name: value for name, value in given.items() if value is not None}
+    if regions is not None or paper_regions:
+        given["regions"] = fitting_regions(case, regions)
+    elif case.canvas is not None and config.regions is not None and not isinstance(config.regions, RegionSize):
+        given["regions"] = trained_regions(case.labels.shape[1:], case.canvas, config.regions)
+    try:
+        return replace(config, **given)
+    except ArgumentError as error:
+        fix = "the paper's are --min_penalty 0.3 --penalty_range 0.4"
+        raise UserError(error.name, found=error.found, wanted=error.wanted, fix=fix) from error
 
 
 def render(summary: Mapping[str, Any]) -> Table:
@@ -177,44 +179,19 @@ def render(summary: Mapping[str, Any]) -> Table:
     return table
 
 
-def objectives(config: LossConfig) -> dict[str, Objective]:
+def objectives(config: Objective) -> dict[str, Function]:
     """Makes the paper's baseline and both regional terms alone, with a configuration's options."""
-    terms = {
-        "baseline": {"dice": 1.0, "cross_entropy": config.cross_entropy_weight},
-        "region_specific": {"region_specific": 1.0},
-        "adaptive_region_specific": {"adaptive_region_specific": 1.0},
-    }
-    how = {
-        "grid": config.grid,
-        "region_size": config.region_size,
-        "a": config.a,
-        "b": config.b,
-        "adaptive_gradient": config.adaptive_gradient,
-        "absent": config.absent,
-        "reduction": config.reduction,
-        "cross_entropy_reduction": config.cross_entropy_reduction,
-        "eps": config.eps,
-    }
-    return {name: partial(_total, losses.weighted_sum(weights, **how)) for name, weights in terms.items()}
+    return {name: partial(_total, replace(config, terms={name: 1.0})) for name in TITLES}
 
 
-def take_apart(config: LossConfig, logits: jax.Array, labels: jax.Array, where: jax.Array | None = None) -> RegionMaps:
+def take_apart(config: Objective, logits: jax.Array, labels: jax.Array, where: jax.Array | None = None) -> RegionMaps:
     """Computes the regional maps with a configuration's options, see `region_maps`."""
-    return region_maps(
-        logits,
-        labels,
-        grid=config.grid,
-        region_size=config.region_size,
-        a=config.a,
-        b=config.b,
-        adaptive_gradient=config.adaptive_gradient,
-        eps=config.eps,
-        where=where,
-    )
+    measured = {"where": where, "spatial_dims": config.spatial_dims, "regions": config.regions}
+    return region_maps(logits, labels, **measured, **config.penalties)
 
 
 def measure(
-    functions: Mapping[str, Objective], logits: jax.Array, labels: jax.Array, where: jax.Array | None
+    functions: Mapping[str, Function], logits: jax.Array, labels: jax.Array, where: jax.Array | None
 ) -> dict[str, Pull]:
     """Computes value and gradient of every objective; of the first sample."""
     gradients = gradient_maps(functions, logits, labels, where)
@@ -228,16 +205,16 @@ def _total(weighted: Any, logits: jax.Array, labels: jax.Array, where: jax.Array
     return weighted(logits, labels, where)[0]
 
 
-def _about(scene: Scene, config: LossConfig) -> dict[str, Any]:
+def _about(scene: Scene, config: Objective) -> dict[str, Any]:
     return {
         "source": scene.case.source,
         "voxels": list(scene.grid.shape),
         "spacing": list(scene.grid.spacing),
         "unit": scene.unit,
-        "a": config.a,
-        "b": config.b,
+        "min_penalty": config.min_penalty,
+        "penalty_range": config.penalty_range,
         "adaptive_gradient": config.adaptive_gradient,
-        "absent": config.absent,
+        "absent_classes": config.absent_classes,
         "reduction": config.reduction,
     }
 
@@ -259,12 +236,12 @@ def _shares(scene: Scene, values: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _regions(scene: Scene, config: LossConfig, maps: RegionMaps) -> dict[str, Any]:
+def _regions(scene: Scene, config: Objective, maps: RegionMaps) -> dict[str, Any]:
     """Per class: regions that have it, their mean loss, and those where false positives are rewarded."""
     rows = []
     for number in range(maps.present.shape[-1]):
         present, others, slope, loss = (
-            part[0, ..., number] for part in (maps.present, maps.others, maps.fp_slope, maps.loss)
+            part[0, ..., number] for part in (maps.present, maps.negatives, maps.effective_fp_weight, maps.loss)
         )
         row = {
             "present": int(present.sum()),
@@ -272,11 +249,13 @@ def _regions(scene: Scene, config: LossConfig, maps: RegionMaps) -> dict[str, An
             "rewarding_false_positives": int(np.sum(present & (others > 0) & (slope < 0))),
         }
         rows.append(row)
-    critical = critical_share(a=config.a, b=config.b) if config.adaptive_gradient == "through" else None
+    critical = (
+        critical_share(min_penalty=config.min_penalty, penalty_range=config.penalty_range)
+        if config.adaptive_gradient == "through"
+        else None
+    )
     grid = maps.present.shape[1:-1]
-    sides = [
-        [stop - start for start, stop in bounds] for bounds in region_bounds(scene.case.labels.shape[1:], grid=grid)
-    ]
+    sides = [[stop - start for start, stop in bounds] for bounds in region_bounds(scene.case.labels.shape[1:], grid)]
     return {
         "grid": list(grid),
         "sides": [[min(side), max(side)] for side in sides],
@@ -315,7 +294,7 @@ def _gradient_figure(scene: Scene, pulls: Mapping[str, Pull], rows: Mapping[str,
     return gradient_figure(picture_of(scene), scene.case.organs, densities, notes, scene.unit)
 
 
-def region_panels(config: LossConfig, maps: RegionMaps, organ: int) -> list[RegionPanel]:
+def region_panels(config: Objective, maps: RegionMaps, organ: int) -> list[RegionPanel]:
     """Chooses what is drawn of an organ's regions.
 
     Args:
@@ -328,9 +307,9 @@ def region_panels(config: LossConfig, maps: RegionMaps, organ: int) -> list[Regi
         voxel, and weights of false positives in regions that the organ fills.
     """
     one = {name: values[0, ..., organ] for name, values in maps.arrays().items()}
-    a, b = config.a, config.b
+    a, b = config.min_penalty, config.penalty_range
     fp, fn, present = one["false_positives"], one["false_negatives"], one["present"]
-    taken = present | (config.absent == "count")
+    taken = present | (config.absent_classes == "include")
     errors = (0.0, float(max(fp.max(), fn.max())) or 1.0)
     slopes = (a - b, a + b) if config.adaptive_gradient == "through" else (a, a + b)
 
@@ -340,16 +319,16 @@ def region_panels(config: LossConfig, maps: RegionMaps, organ: int) -> list[Regi
     return [
         panel("false positives FP, voxels", fp, fp > LEAST_ERROR, errors),
         panel(r"penalty $\alpha$ on FP", one["alpha"], taken, (a, a + b)),
-        panel("effective weight of FP", one["fp_slope"], taken & (one["others"] > 0), slopes, True),
+        panel("effective weight of FP", one["effective_fp_weight"], taken & (one["negatives"] > 0), slopes, True),
         panel("loss of the region", one["loss"], taken, (0, 1)),
         panel("false negatives FN, voxels", fn, fn > LEAST_ERROR, errors),
         panel(r"penalty $\beta$ on FN", one["beta"], taken, (a, a + b)),
-        panel("effective weight of FN", one["fn_slope"], taken, slopes, True),
+        panel("effective weight of FN", one["effective_fn_weight"], taken, slopes, True),
         panel("regions with the organ", present.astype(np.float32), present, None),
     ]
 
 
-def _regions_figure(scene: Scene, config: LossConfig, maps: RegionMaps, organ: int) -> Any:
+def _regions_figure(scene: Scene, config: Objective, maps: RegionMaps, organ: int) -> Any:
     panels = [replace(part, values=_of_regions(scene, part.values)) for part in region_panels(config, maps, organ)]
     picture, name = picture_of(scene), scene.case.organs[organ - 1]
     grid = maps.present.shape[1:-1]
@@ -365,16 +344,20 @@ def _of_regions(scene: Scene, values: np.ndarray) -> np.ndarray:
 
 def region_errors(maps: RegionMaps) -> tuple[np.ndarray, np.ndarray]:
     """Returns FP and FN, `[n]` each, of the first sample's pairs of region and organ in which both can be made."""
-    pairs = (maps.present & (maps.others > 0))[0, ..., 1:]
-    return maps.false_positives[0, ..., 1:][pairs], maps.false_negatives[0, ..., 1:][pairs]
+    pairs = (maps.present & (maps.negatives > 0))[0, ..., 1:]
+    fp, fn = (
+        np.asarray(errors)[0, ..., 1:][np.asarray(pairs)] for errors in (maps.false_positives, maps.false_negatives)
+    )
+    return fp, fn
 
 
-def _phase_figure(config: LossConfig, maps: RegionMaps) -> Any:
+def _phase_figure(config: Objective, maps: RegionMaps) -> Any:
     share = np.linspace(0, 1, 201)
-    a, b = config.a, config.b
+    penalties: dict[str, Any] = {"min_penalty": config.min_penalty, "penalty_range": config.penalty_range}
     modes = []
     for mode in MODES:
-        plane = phase_diagram(a=a, b=b, adaptive_gradient=mode)
-        along = np.stack(effective_weights(1 - share, share, a=a, b=b, adaptive_gradient=mode))
-        modes.append(Weights(mode, plane.false_positives, plane.fp_slope, plane.fn_slope, share, along))
-    return phase_figure(modes, region_errors(maps), critical_share(a=a, b=b))
+        plane = phase_diagram(**penalties, adaptive_gradient=mode)
+        along = np.stack(effective_weights(1 - share, share, **penalties, adaptive_gradient=mode))
+        weights = (plane.effective_fp_weight, plane.effective_fn_weight)
+        modes.append(Weights(mode, plane.false_positives, *weights, share, along))
+    return phase_figure(modes, region_errors(maps), critical_share(**penalties))

@@ -19,7 +19,7 @@ from ars_jax.data.volumes import READABLE, Volume, canonical, read_volume, resam
 from ars_jax.errors import UserError
 from ars_jax.files import read_json
 from ars_jax.laboratory.cases import Case, from_npz, from_phantom
-from ars_jax.losses import marginal_logits
+from ars_jax.losses import merge_unlabelled
 from ars_jax.predict import Network, predict_logits
 from ars_jax.report.overlays import PLANES, Picture, display_window
 
@@ -122,7 +122,7 @@ def from_run(network: Network, stored: StoredCase, labels: Mapping[str, int], so
         found, fix = "logits that are NaN or infinite", "take another checkpoint"
         raise UserError(source, found=found, wanted="finite logits", fix=fix)
     if not drawn.all():
-        logits = np.asarray(marginal_logits(jnp.asarray(logits), jnp.asarray(drawn)))
+        logits = np.asarray(merge_unlabelled(jnp.asarray(logits), jnp.asarray(drawn)))
     case = Case(logits, label[None], plan.labels, image=array, geometry=grid, source=source, canvas=plan.canvas)
     return Scene(case, grid, image, reference, display_window(image.array, plan))
 

@@ -18,7 +18,7 @@ from ars_jax.report.seeds import evaluation_of
 from ars_jax.report.style import FAINT, INK, NORMAL, RULE, SMALL, WIDTH_IN, calm, run_colour
 from ars_jax.report.tables import TIMES
 
-GRID, LOW, RANGE = "loss.grid", "loss.a", "loss.b"
+REGIONS, LOW, RANGE = "loss.regions", "loss.min_penalty", "loss.penalty_range"
 ROW_IN = 0.22
 MARKERS = "osD^vPX"
 SHORT_AXIS = 26
@@ -66,12 +66,12 @@ def division_figures(arms: Sequence[Arm]) -> dict[str, Figure]:
         Name of a file to a figure; none where no two arms differ in their grid alone. The baseline, which has no
         regions, is a level line. The coefficients stand equally far apart, by the geometric mean of their sides.
     """
-    lines = [line for line in _alike(arms, (GRID,)) if len(line) > 1]
+    lines = [line for line in _alike(arms, (REGIONS,)) if len(line) > 1]
     if not lines:
         return {}
-    grids = {_grid_name(arm.settings[GRID]): arm.settings[GRID] for line in lines for arm in line}
+    grids = {_grid_name(arm.settings[REGIONS]): arm.settings[REGIONS] for line in lines for arm in line}
     names = sorted(grids, key=lambda name: (np.prod(np.ravel(grids[name])) ** (1 / np.size(grids[name])), name))
-    curves = [final_curve(line, [names.index(_grid_name(arm.settings[GRID])) for arm in line]) for line in lines]
+    curves = [final_curve(line, [names.index(_grid_name(arm.settings[REGIONS])) for arm in line]) for line in lines]
     crowded = sum(len(name) + 2 for name in names) > SHORT_AXIS
 
     def scale(panel: Axes) -> None:

@@ -134,7 +134,9 @@ def _reference(scores: Sequence[Scores]) -> str:
     reference = reference_of(scores).arm
     why = "the baseline" if reference.objective == "baseline" else "the first arm, since none is the baseline"
     told = f"The reference arm is {reference.name}, {why}"
-    adaptive = {"baseline+rs", "baseline+ars"} <= {entry.arm.objective for entry in scores}
+    adaptive = {"baseline+region_specific", "baseline+adaptive_region_specific"} <= {
+        entry.arm.objective for entry in scores
+    }
     return f"{told}; adaptive arms are compared with regional ones, too." if adaptive else f"{told}."
 
 

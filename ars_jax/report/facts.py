@@ -10,8 +10,8 @@ from typing import Any
 from ars_jax.report.runs import Run, mean_dsc, number, position
 from ars_jax.report.tables import NONE, TIMES
 
-REGIONAL = ("grid", "region_size", "region_weight", "reduction")
-ADAPTIVE = ("a", "b", "adaptive_gradient")
+REGIONAL = ("regions", "reduction")
+ADAPTIVE = ("min_penalty", "penalty_range", "adaptive_gradient")
 NETWORK = ("variant", "base_channels", "kernel_size", "dtype")
 
 
@@ -96,10 +96,14 @@ def _data_set(run: Run) -> str:
 
 
 def _objective(run: Run) -> str:
-    """The objective and, where it has a regional term, the settings that decide it."""
+    """The terms with their weights and, where one is regional, the settings that decide it."""
     loss = _section(run, "loss")
-    name = str(loss.get("objective", NONE))
-    keys = {"ars": (*REGIONAL, *ADAPTIVE), "rs": REGIONAL}.get(name.rpartition("+")[2], ())
+    terms = loss.get("terms")
+    if not isinstance(terms, dict) or not terms:
+        return NONE
+    name = "+".join(str(term) if weight == 1 else f"{_words(weight)} {term}" for term, weight in terms.items())
+    regional, adaptive = "region_specific" in terms, "adaptive_region_specific" in terms
+    keys = (*(REGIONAL if regional or adaptive else ()), *(ADAPTIVE if adaptive else ()))
     return ", ".join(
         [name, *(f"{key.replace('_', ' ')} {_words(loss[key])}" for key in keys if loss.get(key) is not None)]
     )

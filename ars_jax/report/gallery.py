@@ -40,7 +40,7 @@ TALLEST_IN = 2.8
 LINE_IN = 0.145
 LETTERS_PER_INCH = 15.5
 """Of the titles' size."""
-REGIONAL = ("baseline+rs", "baseline+ars")
+REGIONAL = ("baseline+region_specific", "baseline+adaptive_region_specific")
 
 
 def overlay_figures(arms: Sequence[Arm]) -> Iterator[tuple[str, Figure]]:

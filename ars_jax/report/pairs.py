@@ -64,8 +64,8 @@ def compare_all(scores: Sequence[Scores]) -> list[Pair]:
     """
     reference = reference_of(scores)
     pairs = [(it, reference) for it in scores if it is not reference]
-    for adaptive in (it for it in scores if it.arm.objective == "baseline+ars"):
-        regional = (it for it in scores if it.arm.objective == "baseline+rs" and it is not reference)
+    for adaptive in (it for it in scores if it.arm.objective == "baseline+adaptive_region_specific"):
+        regional = (it for it in scores if it.arm.objective == "baseline+region_specific" and it is not reference)
         pairs += [(adaptive, it) for it in regional if _alike(adaptive.arm, it.arm)]
     return [compare(*pair) for pair in pairs]
 

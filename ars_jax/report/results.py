@@ -39,9 +39,9 @@ class Arm:
 
     Args:
         name: as the tables call it, such as "B+ARS" or "B+ARS, DC 4"; it tells what differs between arms.
-        objective: the configuration's `loss.objective`.
+        objective: the configuration's terms, joined by a plus sign.
         settings: the settings that differ between arms of this objective, by configuration key, such as
-            `{"loss.grid": 4, "loss.a": 0.3, "loss.b": 0.4}`; empty where none does.
+            `{"loss.regions": 4, "loss.min_penalty": 0.3}`; empty where none does.
         planned: the runs that it is to have, finished or not.
         trials: the finished runs, in the order of the plan.
         diverged: the runs that can have no result, since their loss was not finite.

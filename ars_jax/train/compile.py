@@ -13,7 +13,7 @@ from ars_jax.config import Config
 from ars_jax.mesh import Mesh, batch_shardings, replicated, state_shardings
 from ars_jax.models import VNet, packs_volumes
 from ars_jax.train.state import TrainState
-from ars_jax.train.step import make_loss, train_step
+from ars_jax.train.step import train_step
 
 
 def batch_shapes(batch_size: int, canvas: tuple[int, int, int], classes: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -71,8 +71,7 @@ def lower_step(
     model = model.clone(packed=packs_volumes(target), form=form)
     batch = batch_shapes(config.train.batch_size, canvas, model.classes)
     everywhere, lying = replicated(mesh), state_shardings(mesh, state, config.mesh.parameters)
-    loss, parts = make_loss(config.loss), config.train.accumulate
-    step: Any = partial(train_step, model, optimizer, loss, partly_labelled, accumulate=parts)
+    step: Any = partial(train_step, model, optimizer, config.loss, partly_labelled, accumulate=config.train.accumulate)
     if config.mesh.parameters == "sharded":
         lay = jax.lax.with_sharding_constraint
         step = partial(step, gather=partial(lay, shardings=everywhere), scatter=partial(lay, shardings=lying.params))

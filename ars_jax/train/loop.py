@@ -14,12 +14,13 @@ from jax.stages import Compiled
 from rich.console import Console
 
 from ars_jax.checkpoint import Checkpoints, check_saved, checkpoints, has_checkpoint, restore, save, set_damaged_aside
-from ars_jax.config import Config, LossConfig, to_dict, to_yaml, with_absolute_paths
+from ars_jax.config import Config, to_dict, to_yaml, with_absolute_paths
 from ars_jax.data.augment import Augmentation
 from ars_jax.data.loader import Batch, Stream, arrays_of, batches, batches_per_epoch, timed
 from ars_jax.data.staging import staging_shape
 from ars_jax.errors import DivergedError, StoppedError, UserError
-from ars_jax.losses import region_bounds
+from ars_jax.losses import Objective, region_bounds
+from ars_jax.losses._checks import ArgumentError
 from ars_jax.mesh import Mesh, batch_shardings, local_rows, on_one_device, put_batch, state_shardings
 from ars_jax.models import VNet
 from ars_jax.predict import Network, make_model
@@ -261,11 +262,11 @@ def _network(setup: Setup, state: TrainState) -> Network:
     return Network(setup.model, *on_one_device((state.params, state.batch_stats)), setup.inputs.plan)
 
 
-def check_regions(loss: LossConfig, name: str, shape: tuple[int, ...]) -> None:
+def check_regions(loss: Objective, name: str, shape: tuple[int, ...]) -> None:
     """Holds the division into regions against a volume.
 
     Args:
-        loss: grid or region size.
+        loss: the objective, whose regions are checked.
         name: of the volume, for the message.
         shape: voxels z, y, x.
 
@@ -273,10 +274,10 @@ def check_regions(loss: LossConfig, name: str, shape: tuple[int, ...]) -> None:
         UserError: more regions than voxels along an axis.
     """
     try:
-        region_bounds(shape, grid=loss.grid, region_size=loss.region_size)
-    except ValueError as error:
-        keys, wanted = "loss.grid, loss.region_size", f"regions that fit {name} {shape}"
-        raise UserError(keys, found=error, wanted=wanted, fix="choose fewer regions") from error
+        region_bounds(shape, loss.regions)
+    except ArgumentError as error:
+        wanted = f"regions that fit {name} {shape}: {error.wanted}"
+        raise UserError("loss.regions", found=error.found, wanted=wanted, fix="choose fewer regions") from error
 
 
 def _compile_step(setup: Setup, state: TrainState, recorder: Recorder) -> Compiled:

@@ -5,16 +5,14 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from ars_jax.config import LossConfig
 from ars_jax.data.plan import Sample
 from ars_jax.files import write_arrays
-from ars_jax.gradients.maps import region_maps, trained_grid
-from ars_jax.losses import marginal_logits
-from ars_jax.losses.compose import grid_or_paper
+from ars_jax.gradients.maps import region_maps, trained_regions
+from ars_jax.losses import Objective, RegionSize, merge_unlabelled
 from ars_jax.predict import Network, predict_logits
 
 
-def write_maps(path: Path, network: Network, sample: Sample, config: LossConfig) -> None:
+def write_maps(path: Path, network: Network, sample: Sample, objective: Objective) -> None:
     """Predicts a prepared case and writes the maps of its regions, whatever the objective is.
 
     Args:
@@ -23,25 +21,17 @@ def write_maps(path: Path, network: Network, sample: Sample, config: LossConfig)
         network: the network as it is now.
         sample: the case, whose whole volume is divided, where it is larger than the canvas into regions of the size
             that is trained; classes that nobody drew are merged into the background.
-        config: grid and penalties.
+        objective: regions and penalties.
 
     Raises:
         UserError: the place cannot be written.
     """
-    logits = marginal_logits(
+    logits = merge_unlabelled(
         jnp.asarray(predict_logits(network, sample.image)[None]), jnp.asarray(sample.labelled[None])
     )
-    grid, canvas = grid_or_paper(config.grid, config.region_size, None), network.plan.canvas
-    if grid is not None and canvas is not None:
-        grid = trained_grid(sample.label.shape, canvas, grid)
-    maps = region_maps(
-        logits,
-        sample.label[None].astype(np.int32),
-        grid=grid,
-        region_size=config.region_size,
-        a=config.a,
-        b=config.b,
-        adaptive_gradient=config.adaptive_gradient,
-        eps=config.eps,
-    )
+    regions, canvas = objective.regions, network.plan.canvas
+    if canvas is not None and regions is not None and not isinstance(regions, RegionSize):
+        regions = trained_regions(sample.label.shape, canvas, regions)
+    labels = sample.label[None].astype(np.int32)
+    maps = region_maps(logits, labels, regions=regions, **objective.penalties)
     write_arrays(path, {**maps.arrays(), "classes": ("background", *network.plan.labels), "case": sample.name})

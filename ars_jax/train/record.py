@@ -329,7 +329,7 @@ def describe(config: Config, inputs: Inputs, state: TrainState, compiled: Compil
         "processes": len({device.process_index for device in devices}),
         "mesh": {**mesh.shape, "parameters": config.mesh.parameters},
         "parameters": count_parameters(state),
-        "objective": config.loss.objective,
+        "objective": config.loss.name,
         "dataset": str(config.data.root),
         "training_cases": len(inputs.files),
         "validation_cases": len(inputs.split["validation"]),

@@ -9,45 +9,12 @@ import jax.numpy as jnp
 import optax
 
 from ars_jax import losses
-from ars_jax.config import LossConfig, OptimConfig
+from ars_jax.config import OptimConfig
 from ars_jax.models import VNet
 from ars_jax.train.state import TrainState
 
 Arrays = Mapping[str, jax.Array]
 LossFunction = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
-
-
-def make_loss(config: LossConfig) -> LossFunction:
-    """Composes the configured objective.
-
-    Args:
-        config: names the objective and its options.
-
-    Returns:
-        A function of `(logits, labels)` that returns the total and its unweighted parts.
-    """
-    baseline = {"dice": 1.0, "cross_entropy": config.cross_entropy_weight}
-    weights = {
-        "baseline": baseline,
-        "baseline+rs": {**baseline, "region_specific": config.region_weight},
-        "baseline+ars": {**baseline, "adaptive_region_specific": config.region_weight},
-    }.get(config.objective, {config.objective: 1.0})
-    return losses.weighted_sum(
-        weights,
-        grid=config.grid,
-        region_size=config.region_size,
-        a=config.a,
-        b=config.b,
-        adaptive_gradient=config.adaptive_gradient,
-        absent=config.absent,
-        reduction=config.reduction,
-        cross_entropy_reduction=config.cross_entropy_reduction,
-        eps=config.eps,
-        fp_weight=config.fp_weight,
-        fn_weight=config.fn_weight,
-        gamma=config.gamma,
-        sensitivity_weight=config.sensitivity_weight,
-    )
 
 
 def make_optimizer(config: OptimConfig, steps: int) -> optax.GradientTransformation:
@@ -127,7 +94,7 @@ def _differentiate(
             variables, batch["image"], train=True, mutable=["batch_stats"], rngs={"dropout": key}
         )
         if partly_labelled:
-            logits = losses.marginal_logits(logits, batch["labelled"])
+            logits = losses.merge_unlabelled(logits, batch["labelled"])
         total, parts = loss(logits, batch["label"])
         return total, (parts, updated["batch_stats"])
 

@@ -82,7 +82,13 @@ CONFIG = {
     },
     "augment": {"flip": [False, False, True], "translate": 0.1, "scale": [0.9, 1.1], "intensity_shift": 0.1},
     "model": {"variant": "figure", "base_channels": 2, "kernel_size": 3, "dropout": 0.1, "dtype": "float32"},
-    "loss": {"objective": "baseline+ars", "grid": None, "region_size": [4, 4, 4], "a": 0.3, "b": 0.4, "eps": 1e-7},
+    "loss": {
+        "terms": {"baseline": 1.0, "adaptive_region_specific": 1.0},
+        "regions": {"voxels": [4, 4, 4]},
+        "min_penalty": 0.3,
+        "penalty_range": 0.4,
+        "eps": 1e-7,
+    },
     "optim": {"learning_rate": 1e-3, "schedule": "cosine", "warmup": 0.1, "clip_norm": 1.0},
     "train": {
         "epochs": 1,

@@ -108,7 +108,7 @@ def write_base(base: Path) -> Path:
         write_volume(base / "data" / "images" / f"case_{index}.nii", Volume(image, GRID))
         write_volume(base / "data" / "labels" / f"case_{index}.nii", Volume(label, GRID))
     (base / "data" / "labels.json").write_text(json.dumps(LABELS), encoding="utf-8")
-    path = write_config(base / "config.yaml", base / "data", base / "run", loss={"grid": 2, "region_size": None})
+    path = write_config(base / "config.yaml", base / "data", base / "run", loss={"regions": 2})
     with running_short(), contextlib.suppress(_EnoughError):
         main(["train", "--config", str(path), "--data.cache", str(base / "cache")])
     run, config = base / "run", with_absolute_paths(read_config(path))

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from ars_jax import losses
 from ars_jax.gradients import closed_form
+from ars_jax.losses._checks import ArgumentError
 from tests.losses.cases import SPACE, public_losses, random_case, random_mask
 from tests.oracles import losses as oracle
 from tests.oracles import partitions
@@ -21,39 +22,55 @@ REGIONAL = ("region_specific", "adaptive_region_specific")
 PAIR = 1152
 """Voxels of the region of a single pair."""
 IDS = np.random.default_rng(0).choice([*range(6), -1, 6, 1000], (2, *SPACE)).astype(np.int32)
-MAP = {"region_map": losses.RegionMap(jnp.asarray(IDS), 6)}
+MAP = {"regions": losses.RegionMap(jnp.asarray(IDS), 6)}
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("dice", {}),
-    ("dice", {"squared": False, "absent": "skip", "reduction": "mean", "include_background": False}),
-    ("dice", {"grid": 3, "whole_batch": True, "reduction": "class_mean", "class_weights": [0.5, 2.0, 1.0]}),
+    ("dice", {"squared": False, "absent_classes": "skip", "reduction": "mean", "include_background": False}),
+    ("dice", {"regions": 3, "batch_dice": True, "reduction": "class_mean", "class_weights": [0.5, 2.0, 1.0]}),
     ("tversky", {}),
-    ("tversky", {"fp_weight": 0.8, "fn_weight": 0.1, "grid": 3, "absent": "count", "eps": 1e-2}),
+    ("tversky", {"fp_weight": 0.8, "fn_weight": 0.1, "regions": 3, "absent_classes": "include", "eps": 1e-2}),
     ("focal_tversky", {}),
-    ("focal_tversky", {"gamma": 2.0, "grid": 2, "levels": 2, "fp_weight": 0.5, "fn_weight": 0.5}),
+    ("focal_tversky", {"gamma": 2.0, "regions": 2, "levels": 2, "fp_weight": 0.5, "fn_weight": 0.5}),
     ("generalized_dice", {}),
-    ("generalized_dice", {"absent": "count", "grid": 3, "class_weights": [1.0, 3.0], "include_background": False}),
-    ("generalized_dice", {**MAP, "reduction": "mean", "whole_batch": True, "eps": 1e-2}),
+    (
+        "generalized_dice",
+        {"absent_classes": "include", "regions": 3, "class_weights": [1.0, 3.0], "include_background": False},
+    ),
+    ("generalized_dice", {**MAP, "reduction": "mean", "batch_dice": True, "eps": 1e-2}),
     ("sensitivity_specificity", {}),
-    ("sensitivity_specificity", {"sensitivity_weight": 0.4, "grid": 3, "reduction": "mean"}),
+    ("sensitivity_specificity", {"sensitivity_weight": 0.4, "regions": 3, "reduction": "mean"}),
     ("cross_entropy", {}),
     ("cross_entropy", {"reduction": "sum", "class_weights": [0.5, 2.0, 1.0]}),
-    ("cross_entropy", {"whole_batch": True, "class_weights": [0.5, 2.0, 1.0]}),
+    ("cross_entropy", {"batch_dice": True, "class_weights": [0.5, 2.0, 1.0]}),
     ("baseline", {}),
     ("baseline", {"cross_entropy_weight": 0.3, "cross_entropy_reduction": "sum", "eps": 1e-5}),
-    ("region_specific", {"grid": 2, "levels": 2, "reduction": "mean"}),
-    ("region_specific", {"region_size": 4, "absent": "count", "reduction": "class_mean", "squared": False}),
+    ("region_specific", {"regions": 2, "levels": 2, "reduction": "mean"}),
+    (
+        "region_specific",
+        {"regions": losses.RegionSize(4), "absent_classes": "include", "reduction": "class_mean", "squared": False},
+    ),
     ("region_specific", {**MAP, "levels": 2, "class_weights": [0.5, 2.0, 1.0]}),
-    ("adaptive_region_specific", {"grid": 2}),
-    ("adaptive_region_specific", {"grid": 2, "adaptive_gradient": "stop"}),
-    ("adaptive_region_specific", {"grid": 3, "a": 0.1, "b": 0.8, "exponent": 2.5, "absent": "count", "eps": 1e-2}),
-    ("adaptive_region_specific", {"grid": 3, "adaptive_gradient": "stop", "reduction": "mean", "eps": 1e-2}),
+    ("adaptive_region_specific", {"regions": 2}),
+    ("adaptive_region_specific", {"regions": 2, "adaptive_gradient": "stop"}),
+    (
+        "adaptive_region_specific",
+        {
+            "regions": 3,
+            "min_penalty": 0.1,
+            "penalty_range": 0.8,
+            "exponent": 2.5,
+            "absent_classes": "include",
+            "eps": 1e-2,
+        },
+    ),
+    ("adaptive_region_specific", {"regions": 3, "adaptive_gradient": "stop", "reduction": "mean", "eps": 1e-2}),
     ("adaptive_region_specific", {**MAP, "exponent": 0.5, "include_background": False, "reduction": "class_mean"}),
-    ("adaptive_region_specific", {"grid": 2, "levels": 2, "adaptive_gradient": "stop", "whole_batch": True}),
+    ("adaptive_region_specific", {"regions": 2, "levels": 2, "adaptive_gradient": "stop", "batch_dice": True}),
 ]
 
 
 def named(case: tuple[str, dict[str, Any]]) -> str:
-    options = ("region_map" if key == "region_map" else f"{key}={value}" for key, value in case[1].items())
+    options = ("map" if isinstance(value, losses.RegionMap) else f"{key}={value}" for key, value in case[1].items())
     return "-".join([case[0], *options])
 
 
@@ -107,13 +124,13 @@ def loops(name: str, x: np.ndarray, /, labels: np.ndarray, **options: Any) -> fl
 
 def divisions(options: dict[str, Any]) -> list[list[np.ndarray]] | None:
     """Takes the division out of a loss's options, and returns its levels as masks."""
-    grid, size, region_map = (options.pop(name, None) for name in ("grid", "region_size", "region_map"))
-    halvings = range(options.pop("levels", 1))
-    if region_map is not None:
-        return [partitions.ids(IDS >> i, region_map.count >> i) for i in halvings]
-    if size is not None:
-        return [partitions.grid((2, *SPACE), *(-(-side // size) for side in SPACE))]
-    return None if grid is None else [partitions.grid((2, *SPACE), *[grid >> i] * 3) for i in halvings]
+    regions, halvings = options.pop("regions", None), range(options.pop("levels", 1))
+    if isinstance(regions, losses.RegionMap):
+        return [partitions.ids(IDS >> i, regions.count >> i) for i in halvings]
+    if isinstance(regions, losses.RegionSize):
+        assert isinstance(regions.voxels, int)
+        return [partitions.grid((2, *SPACE), *(-(-side // regions.voxels) for side in SPACE))]
+    return None if regions is None else [partitions.grid((2, *SPACE), *[regions >> i] * 3) for i in halvings]
 
 
 def assert_slopes_along_directions(value: Callable[[np.ndarray], float], x: np.ndarray, slopes: np.ndarray) -> None:
@@ -139,7 +156,9 @@ def test_closed_form_is_the_slope_of_plain_loops(case: tuple[str, dict[str, Any]
 
 
 @hard_or_soft
-@pytest.mark.parametrize("options", [{"grid": 2}, {"grid": 3, "reduction": "mean", "absent": "count", "eps": 1e-2}])
+@pytest.mark.parametrize(
+    "options", [{"regions": 2}, {"regions": 3, "reduction": "mean", "absent_classes": "include", "eps": 1e-2}]
+)
 def test_closed_form_with_stopped_penalties_is_the_slope_with_frozen_ones(options: dict[str, Any], soft: bool) -> None:
     logits, labels, where = arrays(soft)
     value, slopes = closed_form.value_and_gradient(
@@ -154,13 +173,15 @@ def test_closed_form_with_stopped_penalties_is_the_slope_with_frozen_ones(option
 
 
 @pytest.mark.parametrize(
-    ("division", "counts"), [({"grid": (4, 3)}, (4, 3)), ({"region_size": (2, 5)}, (5, 3))], ids=["grid", "size"]
+    ("division", "counts"),
+    [({"regions": (4, 3)}, (4, 3)), ({"regions": losses.RegionSize((2, 5))}, (5, 3))],
+    ids=["grid", "size"],
 )
 def test_regions_may_differ_per_axis_and_volumes_be_images(division: dict[str, Any], counts: tuple[int, ...]) -> None:
     logits, labels = random_case(5, (9, 14))
     levels = [partitions.grid((2, 9, 14), *counts)]
     name = "adaptive_region_specific"
-    value, slopes = closed_form.value_and_gradient(name, logits, labels, **division)
+    value, slopes = closed_form.value_and_gradient(name, logits, labels, spatial_dims=2, **division)
     np.testing.assert_allclose(value, partitions.value(name, logits, labels, levels=levels), rtol=1e-12)
     assert_slopes_along_directions(
         lambda x: partitions.value(name, x, labels, levels=levels), logits.astype(np.float64), slopes
@@ -170,7 +191,7 @@ def test_regions_may_differ_per_axis_and_volumes_be_images(division: dict[str, A
 def test_probabilities_may_be_given_in_the_place_of_logits() -> None:
     logits, labels, _ = arrays(soft=False)
     for name in closed_form.NAMES:
-        options: dict[str, Any] = {"grid": 2} if name in REGIONAL else {}
+        options: dict[str, Any] = {"regions": 2} if name in REGIONAL else {}
         wanted = closed_form.value_and_gradient(name, logits, labels, by="probabilities", **options)
         found = closed_form.value_and_gradient(
             name, oracle.softmax(logits), labels, by="probabilities", from_probabilities=True, **options
@@ -196,7 +217,7 @@ def test_focal_loss_below_its_chord_is_the_tversky_loss_times_a_constant() -> No
 def test_a_voxel_that_does_not_count_has_no_gradient_whatever_its_logits(name: str) -> None:
     logits, labels, where = arrays(soft=True)
     assert where is not None
-    options: dict[str, Any] = {"grid": 2} if name in REGIONAL else {}
+    options: dict[str, Any] = {"regions": 2} if name in REGIONAL else {}
     wanted = closed_form.value_and_gradient(name, logits, labels, where=where, **options)
     logits = np.where(where[..., None], logits, np.nan)
     value, slopes = closed_form.value_and_gradient(name, logits, labels, where=where, **options)
@@ -209,7 +230,7 @@ def test_a_voxel_that_does_not_count_has_no_gradient_whatever_its_logits(name: s
 def test_extreme_logits_have_a_finite_gradient(name: str) -> None:
     """A probability that underflows still pulls: the cross-entropy's slope by a logit is (p - g) / N."""
     logits, labels, _ = arrays(soft=False)
-    options: dict[str, Any] = {"grid": 2} if name in REGIONAL else {}
+    options: dict[str, Any] = {"regions": 2} if name in REGIONAL else {}
     extreme = 1e4 * np.sign(logits)
     value, slopes = closed_form.value_and_gradient(name, extreme, labels, **options)
     assert np.isfinite(value) and np.isfinite(slopes).all()
@@ -219,18 +240,16 @@ def test_extreme_logits_have_a_finite_gradient(name: str) -> None:
 
 
 REFUSED = {
-    "more regions than voxels": ("dice", {"grid": 9}),
+    "more regions than voxels": ("dice", {"regions": 9}),
     "the paper's 16 regions along 8 voxels": ("adaptive_region_specific", {}),
-    "grid and size": ("dice", {"grid": 2, "region_size": 2}),
-    "grid and map": ("dice", {"grid": 2, **MAP}),
-    "odd grid halved": ("dice", {"grid": 3, "levels": 2}),
+    "odd grid halved": ("dice", {"regions": 3, "levels": 2}),
     "no level": ("dice", {"levels": 0}),
-    "absent": ("dice", {"absent": "drop"}),
-    "absent of generalised Dice": ("generalized_dice", {"absent": "drop"}),
+    "absent": ("dice", {"absent_classes": "drop"}),
+    "absent of generalised Dice": ("generalized_dice", {"absent_classes": "drop"}),
     "reduction": ("dice", {"reduction": "median"}),
     "reduction of the cross-entropy": ("cross_entropy", {"reduction": "class_mean"}),
     "reduction of the baseline": ("baseline", {"cross_entropy_reduction": "median"}),
-    "mode": ("adaptive_region_specific", {"grid": 2, "adaptive_gradient": "detach"}),
+    "mode": ("adaptive_region_specific", {"regions": 2, "adaptive_gradient": "detach"}),
     "class weights": ("dice", {"class_weights": [1.0, 2.0]}),
     "class weights of generalised Dice": ("generalized_dice", {"class_weights": [1.0]}),
     "mask of weights": ("dice", {"where": np.full((2, *SPACE), 0.5)}),
@@ -251,7 +270,7 @@ def test_names_and_arrays_that_do_not_fit_are_refused() -> None:
     run = closed_form.value_and_gradient
     wrong: list[tuple[str, dict[str, Any]]] = [
         ("dice", {"gamma": 1}),
-        ("baseline", {"grid": 2}),
+        ("baseline", {"regions": 2}),
         ("cross_entropy", {"eps": 1}),
     ]
     for name, options in wrong:
@@ -261,34 +280,40 @@ def test_names_and_arrays_that_do_not_fit_are_refused() -> None:
         run("lovasz", logits, labels)
     with pytest.raises(ValueError, match="by="):
         run("dice", logits, labels, from_probabilities=True)
-    with pytest.raises(ValueError, match="integers"):
-        run("dice", logits, labels.astype(float))
-    with pytest.raises(ValueError, match="labels of shape"):
-        run("dice", logits, labels[:1])
-    with pytest.raises(ValueError, match="only class"):
-        run("dice", logits[..., :1], labels, include_background=False)
-    with pytest.raises(ValueError, match="logits must be"):
-        run("dice", logits[0, 0], labels[0, 0])
-    with pytest.raises(ValueError, match="integer ids"):
-        run("dice", logits, labels, region_map=losses.RegionMap(jnp.zeros((2, 8, 6), int), 2))
+    misfits: dict[str, tuple[np.ndarray, np.ndarray, dict[str, Any]]] = {
+        "labels.dtype": (logits, labels.astype(float), {}),
+        "labels.shape": (logits, labels[:1], {}),
+        "logits.shape": (logits[0, 0], labels[0, 0], {}),
+        "regions": (logits, labels, {"regions": losses.RegionMap(jnp.zeros((2, 8, 6), int), 2)}),
+        "reduction": (logits, labels, {"reduction": "none"}),
+    }
+    for argument, (x, y, options) in misfits.items():
+        with pytest.raises(ArgumentError) as caught:
+            run("dice", x, y, **options)
+        assert caught.value.name == argument
+    with pytest.raises(ArgumentError) as caught:
+        run("dice", logits[..., :1], labels)
+    assert caught.value.name == "logits.shape"
 
 
 # --- what they say ---------------------------------------------------------------------------------------------------
 
 
 def one_class(p: ArrayLike, g: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities and references [1, n, 1, 1] of a single pair of region and class."""
-    return tuple(np.asarray(x, np.float64)[None, :, None, None] for x in (p, g))  # pyright: ignore[reportReturnType]
+    """Probabilities and references [1, n, 1, 2] of a pair of region and class, beside a background without either."""
+    p, g = (np.stack([np.zeros(np.shape(x)), np.asarray(x, np.float64)], -1)[None, :, None] for x in (p, g))
+    return p, g
 
 
 def by_probability(name: str, p: ArrayLike, g: ArrayLike, **options: Any) -> tuple[float, np.ndarray]:
     """Value and slopes [n] of a single pair: the closed form, once autodiff has agreed."""
     x, y = one_class(p, g)
+    options = {"spatial_dims": 2, "include_background": False, **options}
     wanted_value, wanted = autodiff(name, x, y, from_probabilities=True, **options)
     value, slopes = closed_form.value_and_gradient(name, x, y, by="probabilities", from_probabilities=True, **options)
     np.testing.assert_allclose(value, wanted_value, rtol=1e-12)
     assert_same_gradient(slopes, wanted)
-    return value, slopes.ravel()
+    return value, slopes[..., 1].ravel()
 
 
 def test_equation_3_of_the_paper_has_the_wrong_sign() -> None:
@@ -314,7 +339,7 @@ def test_false_positives_are_rewarded_above_a_share_of_false_negatives_unless_th
     fn = 0.9 * g.sum()
     p = np.where(g, 0.1, fn * (1 / share - 1) / (~g).sum())
     slopes = {
-        mode: by_probability("adaptive_region_specific", p, g, grid=1, adaptive_gradient=mode)[1] for mode in MODES
+        mode: by_probability("adaptive_region_specific", p, g, regions=1, adaptive_gradient=mode)[1] for mode in MODES
     }
     assert (slopes["through"][~g] < 0).all() == rewarded
     assert (slopes["stop"][~g] > 0).all()
@@ -324,7 +349,7 @@ def test_false_positives_are_rewarded_above_a_share_of_false_negatives_unless_th
 def test_effective_weights_are_the_slopes_of_the_denominator(exponent: float) -> None:
     fp, fn = np.meshgrid(np.linspace(0.1, 8, 7), np.linspace(0.2, 5, 6))
     n, eps = exponent, 0.3
-    how = {"a": 0.2, "b": 0.7, "exponent": n, "eps": eps}
+    how = {"min_penalty": 0.2, "penalty_range": 0.7, "exponent": n, "eps": eps}
 
     def penalties(fp: np.ndarray, fn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         size = fp + fn + eps
@@ -357,8 +382,8 @@ def test_effective_weights_without_eps_depend_on_the_share_of_false_negatives_al
 def test_a_counted_absent_class_has_a_spike_of_gradient_near_zero_and_a_skipped_one_none() -> None:
     """The gradient of eps / (P2 + eps): the better the region, the steeper, until p is far below sqrt(eps / n)."""
     for p, steepness, value in [(1e-2, 1.5e-7, 1.0), (5e-6, 60.3, 0.224)]:
-        found, slopes = by_probability("dice", np.full(PAIR, p), np.zeros(PAIR), absent="count")
+        found, slopes = by_probability("dice", np.full(PAIR, p), np.zeros(PAIR), absent_classes="include")
         np.testing.assert_allclose(slopes, steepness, rtol=1e-2)
         np.testing.assert_allclose(found, value, rtol=5e-3)
-        found, slopes = by_probability("dice", np.full(PAIR, p), np.zeros(PAIR), absent="skip")
+        found, slopes = by_probability("dice", np.full(PAIR, p), np.zeros(PAIR), absent_classes="skip")
         assert found == 0 and not slopes.any()

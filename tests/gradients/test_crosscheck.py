@@ -20,7 +20,7 @@ LOGITS, LABELS = random_case(0, SPACE)
 
 
 def check(*names: str, **options: Any) -> list[Comparison]:
-    return crosscheck(LOGITS, LABELS, **{"names": names or LOSSES + PRESETS, "grid": 2, "against": OWN, **options})
+    return crosscheck(LOGITS, LABELS, **{"names": names or LOSSES + PRESETS, "regions": 2, "against": OWN, **options})
 
 
 def one(name: str, **options: Any) -> Comparison:
@@ -54,7 +54,7 @@ def test_confident_predictions_agree_in_single_precision_within_their_rounding()
     """Margins of 8 as of a trained network pass; margins of 30 leave no digit of 1 - p and are not compared."""
     certain = (LABELS[..., None] == np.arange(3)) * 8
     for noise in (0.0, 0.5):
-        rows = crosscheck(certain + noise * LOGITS, LABELS, grid=2, dtype="float32", against=ORACLES)
+        rows = crosscheck(certain + noise * LOGITS, LABELS, regions=2, dtype="float32", against=ORACLES)
         assert [row for row in rows if row.passed is False] == []
         assert all(row.tolerance < 1e-2 for row in rows)
     rows = crosscheck(certain * 4, LABELS, names=["dice"], dtype="float32", against=OWN)
@@ -65,20 +65,20 @@ def test_confident_predictions_agree_in_single_precision_within_their_rounding()
 def test_large_logits_do_not_round_the_steps_of_differences() -> None:
     """A voxel's common offset changes no probability, and at 1e7 rounds a step of 0.002 to a part of 1e-6."""
     offset = np.random.default_rng(5).normal(scale=1e7, size=(*LABELS.shape, 1))
-    rows = crosscheck(LOGITS + offset, LABELS, names=["dice", "region_specific"], grid=2, against=OWN[1:])
+    rows = crosscheck(LOGITS + offset, LABELS, names=["dice", "region_specific"], regions=2, against=OWN[1:])
     assert [row.passed for row in rows] == [True] * 2
 
 
 OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
-    "a": ("adaptive_region_specific", {"a": 0.1}),
-    "b": ("adaptive_region_specific", {"b": 0.7, "exponent": 2.0, "eps": 0.5}),
-    "a of a preset": ("pytorch_ars", {"a": 0.1}),
-    "absent": ("adaptive_region_specific", {"absent": "count", "whole_batch": True}),
+    "smallest penalty": ("adaptive_region_specific", {"min_penalty": 0.1}),
+    "range of the penalty": ("adaptive_region_specific", {"penalty_range": 0.7, "exponent": 2.0, "eps": 0.5}),
+    "smallest penalty of a preset": ("pytorch_ars", {"A": 0.1}),
+    "absent classes": ("adaptive_region_specific", {"absent_classes": "include", "batch_dice": True}),
     "reduction": ("adaptive_region_specific", {"reduction": "class_mean", "class_weights": [1.0, 3.0, 2.0]}),
     "levels": ("adaptive_region_specific", {"levels": 2, "include_background": False}),
-    "region_size": ("adaptive_region_specific", {"region_size": 3}),
+    "region size": ("adaptive_region_specific", {"regions": losses.RegionSize(3)}),
     "squared": ("region_specific", {"squared": False}),
-    "squared of a preset": ("monai_dice", {"squared": True}),
+    "squared of a preset": ("monai_dice", {"squared_pred": True}),
 }
 
 
@@ -146,6 +146,54 @@ def test_a_wrong_gradient_is_beyond_every_tolerance(fault: str, oracle: Any, mon
         assert row.value_error is not None and row.value_error < row.tolerance
         assert row.gradient_error is not None and size / 5 < row.gradient_error < size * 5
         assert row.cosine is not None and (row.cosine < 0) == (fault == "the sign of Eq. 3")
+
+
+def mine(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """A loss that the package does not have."""
+    s = losses.overlap_statistics(logits, labels)
+    return jnp.mean((1 - losses.dice_loss(s)) ** 2) + losses.cross_entropy(logits, labels)
+
+
+def mine_bent(how: Callable[[jax.Array], jax.Array]) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """That loss with a gradient of its own."""
+
+    def bent_by_hand(logits: jax.Array, labels: jax.Array) -> jax.Array:
+        bound = jax.custom_vjp(lambda z: mine(z, labels))
+        bound.defvjp(lambda z: (mine(z, labels), z), lambda z, slope: (slope * how(jax.grad(mine)(z, labels)),))
+        return bound(logits)
+
+    return bent_by_hand
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_a_function_of_the_users_own_has_finite_differences_and_nothing_else(dtype: Any) -> None:
+    rows = crosscheck(LOGITS, LABELS, names=mine, dtype=dtype)
+    assert [(row.loss, row.against) for row in rows] == [("mine", oracle) for oracle in ORACLES]
+    assert {row.against: row.passed for row in rows} == {**dict.fromkeys(ORACLES), "finite_differences": True}
+    assert all((row.reason == "") == (row.passed is True) for row in rows)
+    assert {row.value for row in rows} == {rows[0].value}
+    assert rows[0].value == pytest.approx(float(mine(jnp.asarray(LOGITS), jnp.asarray(LABELS))), rel=1e-5)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_wrong_gradient_of_the_users_own_fails(fault: str) -> None:
+    how, size = FAULTS[fault]
+    (row,) = crosscheck(LOGITS, LABELS, names=mine_bent(how), against=["finite_differences"])
+    assert (row.loss, row.passed) == ("bent_by_hand", False)
+    assert row.value_error is not None and row.value_error < row.tolerance
+    assert row.gradient_error is not None and size / 5 < row.gradient_error < size * 5
+    (right,) = crosscheck(LOGITS, LABELS, names=mine_bent(lambda g: g), against=["finite_differences"])
+    assert right.passed is True
+
+
+def test_a_name_alone_is_a_list_of_one_and_functions_stand_beside_names() -> None:
+    assert crosscheck(LOGITS, LABELS, names="dice", against=OWN) == check("dice")
+    rows = crosscheck(LOGITS, LABELS, names=["dice", mine], against=OWN, options={"squared": False})
+    assert [row.loss for row in rows] == ["dice"] * 2 + ["mine"] * 2
+    assert [row.passed for row in rows] == [True, True, None, True]
+    for wrong in ("dise", ["mine"], "di"):
+        with pytest.raises(ValueError, match="names"):
+            crosscheck(LOGITS, LABELS, names=wrong)
 
 
 def test_a_wrong_value_is_beyond_tolerance(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,7 +285,7 @@ def test_an_option_that_the_other_side_lacks_is_told(monkeypatch: pytest.MonkeyP
         ({"against": ["tensorflow"]}, "against"),
         ({"dtype": "float16"}, "dtype"),
         ({"directions": 1}, "directions"),
-        ({"grid": 9}, "grid"),
+        ({"regions": 9}, "regions"),
         ({"options": {"gama": 2}}, r"options \(=gama\)"),
         ({"names": ["cross_entropy"], "options": {"gamma": 2}}, r"options \(=gamma\)"),
         ({"options": {"where": None}}, r"options \(=where\)"),

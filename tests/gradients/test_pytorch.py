@@ -20,27 +20,30 @@ MAP = losses.RegionMap(np.random.default_rng(0).integers(-1, 4, (2, *SPACE)), 3)
 """Three regions; the voxels of ids -1 and 3 lie in none."""
 OPTIONS: list[tuple[str, dict[str, Any]]] = [
     ("dice", {}),
-    ("dice", {"squared": False, "grid": 3, "class_weights": (1.0, 2.0, 0.5)}),
-    ("tversky", {"grid": 3, "absent": "count", "eps": 1e-3}),
-    ("tversky", {"fp_weight": 0.6, "fn_weight": 0.4, "include_background": False, "whole_batch": True}),
+    ("dice", {"squared": False, "regions": 3, "class_weights": (1.0, 2.0, 0.5)}),
+    ("tversky", {"regions": 3, "absent_classes": "include", "eps": 1e-3}),
+    ("tversky", {"fp_weight": 0.6, "fn_weight": 0.4, "include_background": False, "batch_dice": True}),
     ("focal_tversky", {}),
-    ("focal_tversky", {"gamma": 2.0, "grid": 3}),
+    ("focal_tversky", {"gamma": 2.0, "regions": 3}),
     ("generalized_dice", {"class_weights": (1.0, 2.0, 0.5)}),
-    ("generalized_dice", {"grid": 3, "absent": "count"}),
+    ("generalized_dice", {"regions": 3, "absent_classes": "include"}),
     ("sensitivity_specificity", {}),
-    ("sensitivity_specificity", {"grid": 3, "sensitivity_weight": 0.1}),
+    ("sensitivity_specificity", {"regions": 3, "sensitivity_weight": 0.1}),
     ("cross_entropy", {}),
-    ("cross_entropy", {"class_weights": (1.0, 2.0, 0.5), "whole_batch": True}),
+    ("cross_entropy", {"class_weights": (1.0, 2.0, 0.5), "batch_dice": True}),
     ("cross_entropy", {"reduction": "sum"}),
     ("baseline", {"cross_entropy_weight": 0.3}),
-    ("region_specific", {"grid": 3, "reduction": "mean"}),
-    ("region_specific", {"region_size": 2}),
-    ("region_specific", {"grid": 2, "levels": 2, "reduction": "class_mean"}),
-    ("region_specific", {"region_map": MAP}),
-    ("adaptive_region_specific", {"grid": 3}),
-    ("adaptive_region_specific", {"grid": 3, "adaptive_gradient": "stop"}),
-    ("adaptive_region_specific", {"grid": 3, "adaptive_gradient": "stop", "a": 0.1, "b": 0.8, "exponent": 2.0}),
-    ("adaptive_region_specific", {"region_map": MAP, "reduction": "class_mean"}),
+    ("region_specific", {"regions": 3, "reduction": "mean"}),
+    ("region_specific", {"regions": losses.RegionSize(2)}),
+    ("region_specific", {"regions": 2, "levels": 2, "reduction": "class_mean"}),
+    ("region_specific", {"regions": MAP}),
+    ("adaptive_region_specific", {"regions": 3}),
+    ("adaptive_region_specific", {"regions": 3, "adaptive_gradient": "stop"}),
+    (
+        "adaptive_region_specific",
+        {"regions": 3, "adaptive_gradient": "stop", "min_penalty": 0.1, "penalty_range": 0.8, "exponent": 2.0},
+    ),
+    ("adaptive_region_specific", {"regions": MAP, "reduction": "class_mean"}),
 ]
 needs_torch = pytest.mark.skipif(not pytorch.available(), reason="PyTorch is not installed")
 
@@ -77,9 +80,9 @@ def test_gradients_by_probabilities() -> None:
     logits, labels = random_case(3, SPACE)
     with jax.enable_x64(True):
         probabilities = np.asarray(jax.nn.softmax(jnp.asarray(logits, jnp.float64)))
-    wanted = by_jax("region_specific", probabilities, labels, grid=3, from_probabilities=True)
+    wanted = by_jax("region_specific", probabilities, labels, regions=3, from_probabilities=True)
     value, gradient = pytorch.value_and_gradient(
-        "region_specific", probabilities, labels, grid=3, from_probabilities=True
+        "region_specific", probabilities, labels, regions=3, from_probabilities=True
     )
     np.testing.assert_allclose(value, float(wanted[0]), rtol=1e-12)
     np.testing.assert_allclose(gradient, wanted[1], rtol=0, atol=1e-12 * np.abs(gradient).max())

@@ -19,7 +19,7 @@ from ars_jax.laboratory.cases import Case
 from ars_jax.laboratory.gradcheck import (
     check_gradients,
     describe,
-    fitting_grid,
+    fitting_regions,
     remarks,
     render,
     write_comparisons,
@@ -35,7 +35,7 @@ ROW = Comparison("dice", "closed_form", "float64", 2.5, 2.5, 0.0, 1.0, 3e-15, 1e
 
 @pytest.fixture(scope="module")
 def rows() -> list[Comparison]:
-    return check_gradients(CASE, names=NAMES, grid=2)
+    return check_gradients(CASE, names=NAMES, regions=2)
 
 
 def lines(rows: list[Comparison], width: int = 80) -> list[str]:
@@ -47,7 +47,7 @@ def lines(rows: list[Comparison], width: int = 80) -> list[str]:
 
 def test_the_table_fits_a_screen_and_names_every_comparison(rows: list[Comparison]) -> None:
     shown = lines(rows)
-    assert shown[0].strip() == "these arrays: logits 2x8x6x4x3, grid 2x2x2, float64"
+    assert shown[0].strip() == "these arrays: logits 2x8x6x4x3, regions 2x2x2, float64"
     (dice,) = (line for line in shown if line.startswith("dice"))
     assert dice.split()[1:4] == [f"{rows[0].value:.6g}", "closed", "form"]
     text = "\n".join(shown)
@@ -83,10 +83,10 @@ def test_json_holds_every_row(rows: list[Comparison], tmp_path: Path) -> None:
 
 
 def test_the_paper_s_grid_is_cut_to_the_volume() -> None:
-    assert fitting_grid(CASE, None) == SPACE
-    assert fitting_grid(dataclasses.replace(CASE, logits=np.zeros((1, 48, 20, 9, 2))), None) == (16, 16, 9)
-    assert fitting_grid(CASE, 3) == (3, 3, 3)
-    assert fitting_grid(CASE, [4, 2, 1]) == (4, 2, 1)
+    assert fitting_regions(CASE, None) == SPACE
+    assert fitting_regions(dataclasses.replace(CASE, logits=np.zeros((1, 48, 20, 9, 2))), None) == (16, 16, 9)
+    assert fitting_regions(CASE, 3) == (3, 3, 3)
+    assert fitting_regions(CASE, [4, 2, 1]) == (4, 2, 1)
 
 
 def test_every_loss_is_checked_once_unless_some_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,16 +104,19 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "a misspelt loss": ({"names": ["dice", "tverski"]}, "loss 'tverski': found no such loss; .*did you mean tversky"),
     "another word": ({"names": ["xyzw"]}, "loss 'xyzw': found no such loss; .*choose some of these"),
     "no loss": ({"names": []}, "losses: found nothing"),
-    "too many regions": ({"grid": 7}, "grid: found 7; wanted regions that divide 8x6x4 voxels"),
-    "too few axes": ({"grid": [2, 2]}, r"grid: found \[2, 2\]"),
-    "no regions": ({"grid": 0}, "grid: found 0"),
+    "too many regions": ({"regions": 7}, "regions: found 7; wanted regions that divide 8x6x4 voxels"),
+    "too few axes": ({"regions": [2, 2]}, r"regions: found \[2, 2\]"),
+    "no regions": ({"regions": 0}, "regions: found 0"),
     "a tolerance below 0": ({"tolerance": -1.0}, r"tolerance: found -1\.0"),
     "no tolerance": ({"tolerance": float("nan")}, "tolerance: found nan"),
     "an unknown option": (
         {"names": ["dice"], "options": {"gamma": 2}},
-        r"options: found {'gamma': 2}: options \(=gamma\) must be of absent, ",
+        r"options: found {'gamma': 2}: options \(=gamma\) must be of absent_classes, ",
     ),
-    "an option's value": ({"names": ["dice"], "options": {"absent": "x"}}, "options: found .*absent .*must be one of"),
+    "an option's value": (
+        {"names": ["dice"], "options": {"absent_classes": "x"}},
+        "options: found .*absent_classes .*must be one of",
+    ),
     "a seed below 0": ({"seed": -1}, "seed: found -1"),
 }
 

@@ -13,7 +13,6 @@ import pytest
 
 from ars_jax import losses
 from ars_jax.cli import main
-from ars_jax.config import LossConfig
 from ars_jax.data.cases import Case as StoredCase
 from ars_jax.data.geometry import Geometry, mismatches
 from ars_jax.data.volumes import Volume, canonical, read_geometry, read_volume, write_volume
@@ -40,6 +39,7 @@ from ars_jax.laboratory.scenes import (
     places,
     stored_case,
 )
+from ars_jax.losses import Objective, RegionSize
 from tests.data.synthetic import LABELS, ORIENTATIONS, PLAN, ct, grid
 from tests.losses.cases import SPACE, random_case, random_mask
 from tests.realdata import real_data
@@ -68,7 +68,7 @@ def arrays(space: tuple[int, ...] = SPACE, batch: int = 1) -> Case:
 def test_what_is_measured_adds_up(tmp_path: Path) -> None:
     """Value, total and shares are those of the objectives on the same logits; everything is in the files too."""
     case = arrays()
-    summary = study(from_case(case), LossConfig(grid=2), tmp_path / "out")
+    summary = study(from_case(case), Objective(regions=2), tmp_path / "out")
     assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
     assert json.loads((tmp_path / "out" / "summary.json").read_text()) == summary
     x, y, where = (jnp.asarray(part) for part in (case.logits, case.labels, case.where))
@@ -77,7 +77,7 @@ def test_what_is_measured_adds_up(tmp_path: Path) -> None:
     measured = summary["objectives"]["baseline"]
     assert measured["value"] == pytest.approx(float(value), rel=1e-5)
     assert measured["total_gradient"] == pytest.approx(norm.sum(), rel=1e-4)
-    regional = losses.region_specific(x, y, where=where, grid=2, reduction="class_mean")
+    regional = losses.region_specific(x, y, where=where, regions=2, reduction="class_mean")
     assert summary["objectives"]["region_specific"]["value"] == pytest.approx(float(regional), rel=1e-5)
     wrong = case.logits[0].argmax(-1) != case.labels[0]
     assert measured["share"]["places"]["wrong"] == pytest.approx(norm[wrong].sum() / norm.sum(), rel=1e-4)
@@ -87,9 +87,9 @@ def test_what_is_measured_adds_up(tmp_path: Path) -> None:
     np.testing.assert_allclose(volume.array, norm, rtol=1e-3, atol=1e-7)
     with np.load(tmp_path / "out" / "regions.npz", allow_pickle=False) as maps:
         assert maps["classes"].tolist() == ["background", "One", "Two"]
-        assert maps["fp_slope"].shape == (1, 2, 2, 2, 3)
+        assert maps["effective_fp_weight"].shape == (1, 2, 2, 2, 3)
         present = int(maps["present"][..., 1:].sum())
-        rewarding = int((maps["fp_slope"] < 0)[maps["present"] & (maps["others"] > 0)].sum())
+        rewarding = int((maps["effective_fp_weight"] < 0)[maps["present"] & (maps["negatives"] > 0)].sum())
     regions = summary["regions"]
     assert present == sum(row["present"] for row in regions["organs"].values())
     every = [regions["background"], *regions["organs"].values()]
@@ -98,7 +98,7 @@ def test_what_is_measured_adds_up(tmp_path: Path) -> None:
 
 
 def test_a_slice_and_a_batch_are_studied_too(tmp_path: Path) -> None:
-    summary = study(from_case(arrays((8, 6), batch=2)), LossConfig(grid=2, adaptive_gradient="stop"), tmp_path)
+    summary = study(from_case(arrays((8, 6), batch=2)), Objective(regions=2, adaptive_gradient="stop"), tmp_path)
     assert summary["voxels"] == [1, 8, 6]
     assert summary["regions"]["critical_share"] is None
     assert read_geometry(tmp_path / "gradient_baseline.nii.gz").shape == (1, 8, 6)
@@ -132,19 +132,19 @@ def boxes(organs: tuple[str, ...] = ("One", "Two"), where: np.ndarray | None = N
 def test_only_where_another_class_is_are_false_positives_rewarded(tmp_path: Path) -> None:
     """An organ that fills its region has errors there that can only be FN, beyond the critical share all the same."""
     scene = boxes()
-    maps = region_maps(scene.case.logits, scene.case.labels, grid=2)
-    assert maps.others[0, 0, 0, 0].tolist() == [24, 0, 24]
-    assert maps.others[0, 1, 1, 1].tolist() == [2, 24, 22]
-    assert maps.fp_slope[0, 0, 0, 0, 1] < 0
-    assert maps.fp_slope[0, 1, 1, 1, 2] < 0
-    summary = study(scene, LossConfig(grid=2, adaptive_gradient="through"), tmp_path)
+    maps = region_maps(scene.case.logits, scene.case.labels, regions=2)
+    assert maps.negatives[0, 0, 0, 0].tolist() == [24, 0, 24]
+    assert maps.negatives[0, 1, 1, 1].tolist() == [2, 24, 22]
+    assert maps.effective_fp_weight[0, 0, 0, 0, 1] < 0
+    assert maps.effective_fp_weight[0, 1, 1, 1, 2] < 0
+    summary = study(scene, Objective(regions=2, adaptive_gradient="through"), tmp_path)
     rewarding = {name: row["rewarding_false_positives"] for name, row in summary["regions"]["organs"].items()}
     assert rewarding == {"One": 0, "Two": 1}
     assert [part.tolist() for part in region_errors(maps)] == [
         [maps.false_positives[0, 1, 1, 1, 2]],
         [maps.false_negatives[0, 1, 1, 1, 2]],
     ]
-    panels = region_panels(LossConfig(grid=2), maps, 1)
+    panels = region_panels(Objective(regions=2), maps, 1)
     weight = next(panel.values for panel in panels if panel.title == "effective weight of FP")
     assert np.isnan(weight).all()
     assert summary["regions"]["sides"] == [[2, 2], [3, 3], [4, 4]]
@@ -156,7 +156,7 @@ def test_places_hold_only_voxels_that_count(tmp_path: Path) -> None:
     where = np.zeros((1, 4, 6, 8), bool)
     where[:, :2] = True
     scene = boxes(("wrong", "background"), where)
-    share = study(scene, LossConfig(grid=2), tmp_path)["volume"]["share"]
+    share = study(scene, Objective(regions=2), tmp_path)["volume"]["share"]
     near = near_boundary(scene.case.labels[0, :2], (1.0, 1.0, 1.0))
     assert share["places"] == {"near_boundary": near.mean(), "wrong": 8 / 96}
     assert share["background"] == 72 / 96
@@ -166,7 +166,7 @@ def test_places_hold_only_voxels_that_count(tmp_path: Path) -> None:
 
 def test_organs_named_like_places_overwrite_none(tmp_path: Path) -> None:
     plain, odd = (
-        study(boxes(names), LossConfig(grid=2), tmp_path) for names in (("One", "Two"), ("wrong", "background"))
+        study(boxes(names), Objective(regions=2), tmp_path) for names in (("One", "Two"), ("wrong", "background"))
     )
     for part in ("volume", "baseline"):
         one, other = ({**summary["objectives"], "volume": summary["volume"]}[part]["share"] for summary in (plain, odd))
@@ -179,16 +179,24 @@ def test_organs_named_like_places_overwrite_none(tmp_path: Path) -> None:
 def by_hand(**fields: np.ndarray) -> RegionMaps:
     """Maps of two regions and three classes, every field another number."""
     shape = (1, 2, 1, 1, 3)
-    names = ("false_positives", "false_negatives", "alpha", "beta", "fp_slope", "fn_slope", "loss")
+    names = (
+        "false_positives",
+        "false_negatives",
+        "alpha",
+        "beta",
+        "effective_fp_weight",
+        "effective_fn_weight",
+        "loss",
+    )
     values = {name: np.arange(6.0).reshape(shape) + 10 * (1 + place) for place, name in enumerate(names)}
-    return RegionMaps(**{**values, "present": np.ones(shape, bool), "others": np.ones(shape), **fields})
+    return RegionMaps(**{**values, "present": np.ones(shape, bool), "negatives": np.ones(shape), **fields})
 
 
 def test_every_panel_shows_the_quantity_that_it_names() -> None:
     """Class 2 has entries 2 and 5 of every map; a region without it has none but errors."""
     present = np.ones((1, 2, 1, 1, 3), bool)
     present[0, 1, 0, 0, 2] = False
-    shown = {panel.title: panel for panel in region_panels(LossConfig(), by_hand(present=present), 2)}
+    shown = {panel.title: panel for panel in region_panels(Objective(), by_hand(present=present), 2)}
     nan = np.nan
     expected = {
         "false positives FP, voxels": [12, 15],
@@ -207,7 +215,7 @@ def test_every_panel_shows_the_quantity_that_it_names() -> None:
         title for title in expected if "weight" in title
     }
     assert shown["false positives FP, voxels"].limits == (0, 25)
-    counted = region_panels(LossConfig(absent="count"), by_hand(present=present), 2)
+    counted = region_panels(Objective(absent_classes="include"), by_hand(present=present), 2)
     np.testing.assert_array_equal(counted[1].values.ravel(), [32, 35])
 
 
@@ -298,7 +306,7 @@ def test_volumes_lie_on_the_images_own_grid_however_it_is_stored(tmp_path: Path)
     for name in ("canonical", "permuted and flipped"):
         scene = from_run(network, on_disk(tmp_path, name, ORIENTATIONS[name]), LABELS, name)
         assert scene.grid.shape != scene.image.geometry.shape
-        study(scene, LossConfig(grid=2), tmp_path / name)
+        study(scene, Objective(regions=2), tmp_path / name)
         volume = read_volume(tmp_path / name / "gradient_region_specific.nii.gz")
         assert not mismatches(volume.geometry, scene.image.geometry)
         found.append(canonical(volume))
@@ -340,23 +348,23 @@ def test_a_reference_is_read_in_every_form(form: str, tmp_path: Path) -> None:
 
 
 def test_options_change_what_they_name() -> None:
-    case, config = arrays(), LossConfig(grid=None, region_size=3, a=0.2)
+    case, config = arrays(), Objective(regions=RegionSize(3), min_penalty=0.2)
     assert with_options(config, case) == config
-    assert with_options(config, case, whole_grid=True).grid == SPACE
+    assert with_options(config, case, paper_regions=True).regions == SPACE
     trained = replace(case, canvas=(4, 6, 4))
-    assert with_options(LossConfig(grid=2), trained).grid == (4, 2, 2)
-    assert with_options(LossConfig(grid=2), trained, grid=2).grid == (2, 2, 2)
+    assert with_options(Objective(regions=2), trained).regions == (4, 2, 2)
+    assert with_options(Objective(regions=2), trained, regions=2).regions == (2, 2, 2)
     assert with_options(config, trained) == config
-    changed = with_options(config, case, grid=2, b=0.1, adaptive_gradient="stop")
-    assert changed == replace(config, grid=(2, 2, 2), region_size=None, b=0.1, adaptive_gradient="stop")
-    for a, b in ((-0.1, 0.4), (0.0, 0.0), (0.3, float("nan"))):
-        with pytest.raises(UserError, match="a, b"):
-            with_options(config, case, a=a, b=b)
+    changed = with_options(config, case, regions=2, penalty_range=0.1, adaptive_gradient="through")
+    assert changed == replace(config, regions=(2, 2, 2), penalty_range=0.1, adaptive_gradient="through")
+    for low, width in ((-0.1, 0.4), (0.0, 0.0), (0.3, float("nan"))):
+        with pytest.raises(UserError, match=r"min_penalty|penalty_range"):
+            with_options(config, case, min_penalty=low, penalty_range=width)
 
 
 def test_the_organ_is_one_of_the_case(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="organ: found Three; wanted one of One, Two"):
-        study(from_case(arrays()), LossConfig(grid=2), tmp_path, "Three")
+        study(from_case(arrays()), Objective(regions=2), tmp_path, "Three")
     assert not list(tmp_path.iterdir())
 
 
@@ -388,7 +396,7 @@ def test_a_real_head_and_neck_case_is_shown(tmp_path: Path) -> None:
     plan = replace(PLAN, labels=organs, pairs=(), shape=(24, 24, 32), whole=(32, 32, 32))
     stored, table = stored_case(folder / "img.nrrd", folder / "structures", plan, None)
     scene = from_run(random_network(plan), stored, table, "pt_201")
-    summary = study(scene, LossConfig(grid=(3, 5, 4)), tmp_path, "Mandible")
+    summary = study(scene, Objective(regions=(3, 5, 4)), tmp_path, "Mandible")
     assert summary["regions"]["organs"]["Mandible"]["present"] > 1
     geometry = read_geometry(folder / "img.nrrd")
     assert not mismatches(read_geometry(tmp_path / "gradient_baseline.nii.gz"), geometry)

@@ -20,12 +20,20 @@ from ars_jax import losses
 SPACE = (8, 6, 4)
 """The shape of nearly all tests, as each further one costs a compilation; a grid of 2 divides it, one of 3 does not."""
 
-FIELDS = ("intersection", "predicted", "reference", "predicted_squared", "intersection_squared", "log_loss", "voxels")
+FIELDS = (
+    "true_positives",
+    "predicted",
+    "reference",
+    "squared_predicted",
+    "squared_true_positives",
+    "log_loss",
+    "voxels",
+)
 WHOLE = ("dice", "tversky", "focal_tversky", "generalized_dice", "sensitivity_specificity")
 """Losses of the whole volume that a division makes region-specific."""
 DIVISIBLE = (*WHOLE, "region_specific", "adaptive_region_specific")
-"""Losses that take every option of `losses.Options`."""
-REGIONS = {"grid": 2}
+"""Losses that take every option of a division."""
+REGIONS = {"regions": 2}
 LOSSES: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in (*WHOLE, "cross_entropy", "baseline")},
     **{f"{name} of regions": (name, REGIONS) for name in WHOLE},
@@ -34,7 +42,7 @@ LOSSES: dict[str, tuple[str, dict[str, Any]]] = {
     "adaptive_region_specific stopped": ("adaptive_region_specific", {**REGIONS, "adaptive_gradient": "stop"}),
 }
 PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
-    f"presets.{name}": (f"presets.{name}", REGIONS if name == "pytorch_ars" else {})
+    f"presets.{name}": (f"presets.{name}", {"num_region_per_axis": 2} if name == "pytorch_ars" else {})
     for name in (
         "pytorch_ars",
         "monai_dice",
@@ -104,8 +112,8 @@ def statistics(*arrays: Any, **options: Any) -> losses.OverlapStatistics:
 def one_pair(probabilities: ArrayLike, reference: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """A one-region 2-D case in which class 1 alone counts: its reference is given, class 0 has none.
 
-    With ``absent="skip"`` the loss is that of a single pair, and its slope by a voxel's probability is the gradient
-    by the logit of class 1 divided by p(1 - p): every weight in it can be read off.
+    With ``absent_classes="skip"`` the loss is that of a single pair, and its slope by a voxel's probability is the
+    gradient by the logit of class 1 divided by p(1 - p): every weight in it can be read off.
     """
     p = np.asarray(probabilities, np.float64)
     logits = np.stack([np.zeros_like(p), np.log(p / (1 - p))], -1)[None, :, None, :]

@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 
 from ars_jax import losses
+from ars_jax.losses._checks import ArgumentError
 from tests.losses.cases import SPACE, loss, random_case, random_mask, region_map
 from tests.oracles import losses as oracle
 
 pytestmark = pytest.mark.usefixtures("quick")
+sums_beside_a_mean = pytest.mark.filterwarnings("ignore:.*a sum over regions:UserWarning")
+"""For laws of the arithmetic, which hold of such objectives too."""
 WEIGHTS = {
     "dice": 1.0,
     "tversky": 0.3,
@@ -22,40 +25,60 @@ WEIGHTS = {
     "adaptive_region_specific": 0.25,
     "region_specific": 2.0,
 }
-SHARED = ("class_weights", "include_background", "whole_batch", "eps")
+SHARED = ("class_weights", "include_background", "batch_dice", "eps")
 OWN = {
     "tversky": ("fp_weight", "fn_weight"),
     "focal_tversky": ("fp_weight", "fn_weight", "gamma"),
     "sensitivity_specificity": ("sensitivity_weight",),
-    "adaptive_region_specific": ("a", "b", "exponent", "adaptive_gradient"),
+    "adaptive_region_specific": ("min_penalty", "penalty_range", "exponent", "adaptive_gradient"),
 }
-REGIONAL = ("grid", "region_size", "region_map", "levels", "absent", "reduction")
+REGIONAL = ("regions", "levels", "absent_classes", "reduction")
+
+
+PAPER = {"reduction": "sum", "adaptive_gradient": "through"}
+"""Defaults of the functions, those of the paper, where an objective has its own."""
 
 
 def weighted(weights: Any, **options: Any) -> Any:
-    return losses.weighted_sum(weights, **options)
+    """An objective of the functions' defaults, or of other options."""
+    return losses.Objective(weights, **{**PAPER, **options})
 
 
-def marginal(logits: Any, labelled: Any) -> jax.Array:
-    return losses.marginal_logits(logits, labelled)
+def merged(logits: Any, labelled: Any) -> jax.Array:
+    return losses.merge_unlabelled(logits, labelled)
 
 
 def single(name: str, options: dict[str, Any]) -> Any:
     """The loss alone, with those of the options that are its own."""
     if name == "cross_entropy":
         reduction = options.get("cross_entropy_reduction", "mean")
-        return loss(name, reduction=reduction, whole_batch=options.get("whole_batch", False))
+        return loss(name, reduction=reduction, batch_dice=options.get("batch_dice", False))
     keys = (*SHARED, *OWN.get(name, ()), *(REGIONAL if "region" in name else ()))
     return loss(name, **{key: value for key, value in options.items() if key in keys})
 
 
+@sums_beside_a_mean
 @pytest.mark.parametrize(
     "options",
     [
-        {"grid": 2, "a": 0.1, "b": 0.8, "exponent": 2.0, "absent": "count", "reduction": "class_mean"},
-        {"grid": 2, "include_background": False, "class_weights": [0.5, 2.0], "reduction": "mean", "gamma": 2.0},
-        {"grid": 2, "levels": 2, "eps": 1e-2, "fp_weight": 0.9, "sensitivity_weight": 0.3, "adaptive_gradient": "stop"},
-        {"grid": 2, "whole_batch": True, "cross_entropy_reduction": "sum"},
+        {
+            "regions": 2,
+            "min_penalty": 0.1,
+            "penalty_range": 0.8,
+            "exponent": 2.0,
+            "absent_classes": "include",
+            "reduction": "class_mean",
+        },
+        {"regions": 2, "include_background": False, "class_weights": [0.5, 2.0], "reduction": "mean", "gamma": 2.0},
+        {
+            "regions": 2,
+            "levels": 2,
+            "eps": 1e-2,
+            "fp_weight": 0.9,
+            "sensitivity_weight": 0.3,
+            "adaptive_gradient": "stop",
+        },
+        {"regions": 2, "batch_dice": True, "cross_entropy_reduction": "sum"},
     ],
     ids=str,
 )
@@ -74,17 +97,15 @@ def test_a_map_reaches_the_regional_losses_and_no_other() -> None:
     logits, labels = random_case(1, SPACE)
     regions = region_map(np.random.default_rng(2).integers(-1, 4, labels.shape), 4)
     weights = {"dice": 1.0, "adaptive_region_specific": 1.0}
-    with pytest.raises(ValueError, match="region_map and grid"):
-        weighted(weights, grid=2)(logits, labels, None, regions)
     _, parts = weighted(weights)(logits, labels, None, regions)
-    alone = loss("adaptive_region_specific", region_map=regions)(logits, labels)
+    alone = loss("adaptive_region_specific", regions=regions)(logits, labels)
     np.testing.assert_allclose(parts["adaptive_region_specific"], alone, rtol=2e-6)
     np.testing.assert_allclose(parts["dice"], loss("dice")(logits, labels), rtol=2e-6)
 
 
 def test_gradient_of_the_total_is_the_weighted_sum_of_the_gradients() -> None:
     logits, labels = random_case(3, SPACE)
-    options = {"grid": 2, "reduction": "class_mean"}
+    options = {"regions": 2, "reduction": "class_mean"}
     by_logits, parts = jax.grad(weighted(WEIGHTS, **options), has_aux=True)(jnp.asarray(logits), labels)
 
     wanted = sum(weight * jax.grad(single(name, options))(logits, labels) for name, weight in WEIGHTS.items())
@@ -108,8 +129,9 @@ def test_one_loss_alone_is_itself() -> None:
 
 
 def test_an_unknown_loss_is_named() -> None:
-    with pytest.raises(ValueError, match="lovasz"):
+    with pytest.raises(ArgumentError) as caught:
         weighted({"dice": 1, "lovasz": 1})
+    assert (caught.value.name, caught.value.found) == ("terms", "lovasz")
 
 
 # --- unlabelled organs -----------------------------------------------------------------------------------------------
@@ -119,7 +141,22 @@ LABELLED = np.array([[True, True, False, True, False], [True, False, True, True,
 
 def test_all_classes_labelled_changes_nothing() -> None:
     logits, _ = random_case(6, SPACE, classes=5)
-    np.testing.assert_array_equal(marginal(logits, np.ones((2, 5), bool)), logits)
+    np.testing.assert_array_equal(merged(logits, np.ones((2, 5), bool)), logits)
+
+
+def test_logits_of_low_precision_are_merged_in_float32() -> None:
+    """In bfloat16 itself the background's logit, a logarithm of a sum, would be off by a part of 1e-2."""
+    logits, labels = random_case(10, SPACE, classes=5)
+    low = jnp.asarray(logits, jnp.bfloat16)
+    found, wanted = merged(low, LABELLED), merged(low.astype(jnp.float32), LABELLED)
+    assert found.dtype == wanted.dtype == jnp.float32
+    np.testing.assert_allclose(found, wanted, rtol=1e-6)
+    labels = np.where(np.take_along_axis(LABELLED, labels.reshape(2, -1), 1).reshape(labels.shape), labels, 0)
+    for name in ("dice", "cross_entropy"):
+        values = [loss(name)(merged(x, LABELLED), labels) for x in (low, low.astype(jnp.float32))]
+        np.testing.assert_allclose(*values, rtol=1e-6)
+    slopes = jax.grad(lambda z: loss("dice")(merged(z, LABELLED), labels))(low)
+    assert slopes.dtype == jnp.bfloat16
 
 
 def test_unlabelled_classes_are_background_and_the_others_keep_their_probability() -> None:
@@ -127,7 +164,7 @@ def test_unlabelled_classes_are_background_and_the_others_keep_their_probability
     p = oracle.softmax(logits)
     wanted = np.where(LABELLED[:, None, None, None], p, 0)
     wanted[..., 0] = 1 - wanted[..., 1:].sum(-1)
-    found = jax.nn.softmax(marginal(logits, LABELLED), axis=-1)
+    found = jax.nn.softmax(merged(logits, LABELLED), axis=-1)
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-7)
 
 
@@ -136,8 +173,8 @@ def test_unlabelled_classes_are_background_and_the_others_keep_their_probability
     [
         ("dice", {}),
         ("cross_entropy", {}),
-        ("region_specific", {"grid": 2}),
-        ("adaptive_region_specific", {"grid": 2, "absent": "count"}),
+        ("region_specific", {"regions": 2}),
+        ("adaptive_region_specific", {"regions": 2, "absent_classes": "include"}),
     ],
 )
 def test_no_loss_sees_how_background_and_unlabelled_classes_share(name: str, options: dict[str, Any]) -> None:
@@ -145,25 +182,26 @@ def test_no_loss_sees_how_background_and_unlabelled_classes_share(name: str, opt
     logits, labels = random_case(8, SPACE, classes=5)
     labels = np.where(np.take_along_axis(LABELLED, labels.reshape(2, -1), 1).reshape(labels.shape), labels, 0)
     run = loss(name, **options)
-    value, slopes = jax.value_and_grad(lambda z: run(marginal(z, LABELLED), labels))(logits)
+    value, slopes = jax.value_and_grad(lambda z: run(merged(z, LABELLED), labels))(logits)
     assert np.isfinite(value) and np.isfinite(slopes).all()
-    merged = ~LABELLED
-    merged[:, 0] = True
+    together = ~LABELLED
+    together[:, 0] = True
     for i in range(2):
-        shares = oracle.softmax(logits[i][..., merged[i]])
-        mine = np.asarray(slopes[i], np.float64)[..., merged[i]]
+        shares = oracle.softmax(logits[i][..., together[i]])
+        mine = np.asarray(slopes[i], np.float64)[..., together[i]]
         np.testing.assert_allclose(mine, shares * mine.sum(-1, keepdims=True), atol=2e-6 * np.abs(slopes).max() + 1e-9)
 
 
+@sums_beside_a_mean
 @pytest.mark.parametrize("one_hot", [False, True], ids=["label map", "one-hot"])
-def test_marginal_logits_survive_extreme_logits(one_hot: bool) -> None:
+def test_merged_logits_survive_extreme_logits(one_hot: bool) -> None:
     _, labels = random_case(9, SPACE, classes=5)
     logits = np.where(oracle.references(labels, 5, 5) > 0, 1e4, -1e4).astype(np.float32)
     labels = np.where(np.take_along_axis(LABELLED, labels.reshape(2, -1), 1).reshape(labels.shape), labels, 0)
     if one_hot:
         labels = oracle.references(labels, 5, 5).astype(np.float32)
-    function = weighted({"dice": 1, "cross_entropy": 1, "adaptive_region_specific": 1}, grid=2)
-    (total, _), slopes = jax.jit(jax.value_and_grad(lambda z: function(marginal(z, LABELLED), labels), has_aux=True))(
+    function = weighted({"dice": 1, "cross_entropy": 1, "adaptive_region_specific": 1}, regions=2)
+    (total, _), slopes = jax.jit(jax.value_and_grad(lambda z: function(merged(z, LABELLED), labels), has_aux=True))(
         logits
     )
     np.testing.assert_allclose(total, 0, atol=1e-5)

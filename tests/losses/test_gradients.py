@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from ars_jax import losses
 from ars_jax.gradients.closed_form import value_and_gradient
 from tests.losses.cases import LOSSES, SPACE, every_loss, gradient, loss, random_case, random_mask, statistics
 from tests.oracles import losses as oracle
@@ -18,15 +19,18 @@ OPTIONS: list[tuple[str, dict[str, Any]]] = [
     ("dice", {}),
     ("cross_entropy", {}),
     ("baseline", {"cross_entropy_weight": 0.4, "cross_entropy_reduction": "sum"}),
-    ("tversky", {"absent": "skip", "reduction": "mean"}),
+    ("tversky", {"absent_classes": "skip", "reduction": "mean"}),
     ("focal_tversky", {"gamma": 2.0}),
     ("generalized_dice", {}),
     ("sensitivity_specificity", {"sensitivity_weight": 0.4}),
-    ("region_specific", {"grid": 2}),
-    ("region_specific", {"grid": 3, "absent": "count", "reduction": "class_mean", "eps": 1e-2}),
-    ("adaptive_region_specific", {"grid": 2}),
-    ("adaptive_region_specific", {"grid": 3, "reduction": "mean", "a": 0.1, "b": 0.8}),
-    ("adaptive_region_specific", {"region_size": 3, "absent": "count", "reduction": "class_mean", "eps": 1e-2}),
+    ("region_specific", {"regions": 2}),
+    ("region_specific", {"regions": 3, "absent_classes": "include", "reduction": "class_mean", "eps": 1e-2}),
+    ("adaptive_region_specific", {"regions": 2}),
+    ("adaptive_region_specific", {"regions": 3, "reduction": "mean", "min_penalty": 0.1, "penalty_range": 0.8}),
+    (
+        "adaptive_region_specific",
+        {"regions": losses.RegionSize(3), "absent_classes": "include", "reduction": "class_mean", "eps": 1e-2},
+    ),
 ]
 
 
@@ -60,18 +64,18 @@ def test_gradient_is_the_slope_of_the_equation(case: tuple[str, dict[str, Any]],
 
 def test_stopped_weights_are_constants_to_the_gradient() -> None:
     logits, labels = random_case(3, SPACE)
-    frozen = partial(oracle.adaptive_region_specific, labels=labels, grid=2, frozen=logits)
-    stopped = gradient("adaptive_region_specific", grid=2, adaptive_gradient="stop")(logits, labels)
+    frozen = partial(oracle.adaptive_region_specific, labels=labels, regions=2, frozen=logits)
+    stopped = gradient("adaptive_region_specific", regions=2, adaptive_gradient="stop")(logits, labels)
     assert_slopes_along_directions(frozen, logits, stopped)
-    through = gradient("adaptive_region_specific", grid=2, adaptive_gradient="through")(logits, labels)
+    through = gradient("adaptive_region_specific", regions=2, adaptive_gradient="through")(logits, labels)
     assert np.abs(np.asarray(through - stopped)).max() > 1e-2 * np.abs(np.asarray(stopped)).max()
 
 
 @pytest.mark.parametrize("grid", [1, 2, 3])
 def test_region_specific_gradient_is_its_closed_form(grid: int) -> None:
     logits, labels = random_case(4, SPACE)
-    wanted = oracle.closed_form_gradient(oracle.dice_slope(1e-7), logits, labels, grid=grid)
-    assert_gradient_near(gradient("region_specific", grid=grid)(logits, labels), wanted)
+    wanted = oracle.closed_form_gradient(oracle.dice_slope(1e-7), logits, labels, regions=grid)
+    assert_gradient_near(gradient("region_specific", regions=grid)(logits, labels), wanted)
 
 
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft and masked"])
@@ -91,8 +95,8 @@ def test_adaptive_gradient_is_its_closed_form(grid: int, mode: str) -> None:
     logits, labels = random_case(5, SPACE)
     where = random_mask(6, SPACE)
     slope = oracle.adaptive_slope(0.3, 0.4, 1e-7, mode)
-    wanted = oracle.closed_form_gradient(slope, logits, labels, grid=grid, where=where)
-    found = gradient("adaptive_region_specific", grid=grid, adaptive_gradient=mode)(logits, labels, where=where)
+    wanted = oracle.closed_form_gradient(slope, logits, labels, regions=grid, where=where)
+    found = gradient("adaptive_region_specific", regions=grid, adaptive_gradient=mode)(logits, labels, where=where)
     assert_gradient_near(found, wanted)
 
 
@@ -116,12 +120,12 @@ def test_forward_over_reverse_is_the_slope_of_the_closed_form(name: str, options
 def test_stopped_weights_are_constants_to_the_second_derivative() -> None:
     logits, labels = random_case(7, SPACE)
     direction = np.random.default_rng(8).normal(size=logits.shape).astype(np.float32)
-    by_logits = gradient("adaptive_region_specific", grid=2, adaptive_gradient="stop")
+    by_logits = gradient("adaptive_region_specific", regions=2, adaptive_gradient="stop")
     found = jax.jvp(lambda z: by_logits(z, labels), (logits,), (direction,))[1]
 
     def frozen(along: float) -> float:
         moved = np.float64(logits) + along * direction
-        return oracle.adaptive_region_specific(moved, labels, grid=2, frozen=logits)
+        return oracle.adaptive_region_specific(moved, labels, regions=2, frozen=logits)
 
     step = 1e-3
     wanted = (frozen(step) - 2 * frozen(0.0) + frozen(-step)) / step**2
@@ -131,7 +135,7 @@ def test_stopped_weights_are_constants_to_the_second_derivative() -> None:
 def test_reverse_over_reverse_equals_forward_over_reverse() -> None:
     logits, labels = random_case(9, SPACE)
     direction = np.random.default_rng(10).normal(size=logits.shape).astype(np.float32)
-    by_logits = gradient("adaptive_region_specific", grid=2)
+    by_logits = gradient("adaptive_region_specific", regions=2)
     forward = jax.jvp(lambda z: by_logits(z, labels), (logits,), (direction,))[1]
     reverse = jax.grad(lambda z: (by_logits(z, labels) * direction).sum())(logits)
     assert_gradient_near(reverse, np.asarray(forward))
@@ -143,15 +147,15 @@ def test_statistics_have_the_slopes_of_their_sums() -> None:
     p = oracle.softmax(logits).astype(np.float32)
     g = oracle.references(labels, 3, p.ndim)
     wanted = {
-        "intersection": g,
+        "true_positives": g,
         "predicted": np.ones_like(g),
-        "predicted_squared": 2 * p,
-        "intersection_squared": 2 * p * g,
+        "squared_predicted": 2 * p,
+        "squared_true_positives": 2 * p * g,
     }
     for name, slope in wanted.items():
 
         def total(probabilities: jax.Array, name: str = name) -> jax.Array:
-            return getattr(statistics(probabilities, labels, grid=2, from_probabilities=True), name).sum()
+            return getattr(statistics(probabilities, labels, regions=2, from_probabilities=True), name).sum()
 
         np.testing.assert_allclose(jax.grad(total)(p), slope, rtol=1e-6, atol=1e-6, err_msg=name)
 
@@ -160,7 +164,7 @@ def test_a_region_wholly_of_one_class_has_no_error_over_others() -> None:
     """P2 - Q is then the rounding of two equal sums, which must not be divided by eps."""
     logits, _ = random_case(12, SPACE)
     labels = np.zeros((2, *SPACE), np.int32)
-    options = {"grid": 3, "sensitivity_weight": 0.4}
+    options = {"regions": 3, "sensitivity_weight": 0.4}
     value, slopes = jax.value_and_grad(loss("sensitivity_specificity", **options))(logits, labels)
     wanted_value, wanted = value_and_gradient("sensitivity_specificity", logits, labels, **options)
     np.testing.assert_allclose(value, wanted_value, rtol=1e-5)

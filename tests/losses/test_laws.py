@@ -30,12 +30,12 @@ from tests.losses.cases import (
 )
 
 pytestmark = pytest.mark.usefixtures("quick")
-ADAPTIVE = {"grid": 1, "absent": "skip"}
+ADAPTIVE = {"spatial_dims": 2, "regions": 1, "absent_classes": "skip"}
 THROUGH, STOP = (
     jax.jit(jax.value_and_grad(partial(losses.adaptive_region_specific, adaptive_gradient=mode, **ADAPTIVE)))
     for mode in ("through", "stop")
 )
-PAIR_DICE = jax.jit(jax.value_and_grad(partial(losses.dice, absent="skip")))
+PAIR_DICE = jax.jit(jax.value_and_grad(partial(losses.dice, spatial_dims=2, absent_classes="skip")))
 
 
 def weights_in_the_gradient(probabilities: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -56,18 +56,20 @@ def weights_in_the_gradient(probabilities: np.ndarray, reference: np.ndarray) ->
 def test_one_region_is_the_global_loss() -> None:
     logits, labels = random_case(1, SPACE)
     for reduction in ("sum", "mean", "class_mean"):
-        regional = loss("region_specific", grid=1, absent="count", reduction=reduction)(logits, labels)
+        regional = loss("region_specific", regions=1, absent_classes="include", reduction=reduction)(logits, labels)
         np.testing.assert_allclose(regional, loss("dice", reduction=reduction)(logits, labels), rtol=1e-6)
 
 
 def test_one_region_with_fixed_weights_is_tversky() -> None:
     logits, labels = random_case(2, SPACE)
-    adaptive = loss("adaptive_region_specific", grid=1, a=0.4, b=0.0)(logits, labels)
-    tversky = loss("tversky", fp_weight=0.4, fn_weight=0.4, absent="skip")(logits, labels)
+    adaptive = loss("adaptive_region_specific", regions=1, min_penalty=0.4, penalty_range=0.0)(logits, labels)
+    tversky = loss("tversky", fp_weight=0.4, fn_weight=0.4, absent_classes="skip")(logits, labels)
     np.testing.assert_allclose(adaptive, tversky, rtol=1e-6)
 
 
-@pytest.mark.parametrize("regions", [{"grid": 2}, {"grid": (3, 4, 1)}, {"region_size": 3}], ids=str)
+@pytest.mark.parametrize(
+    "regions", [{"regions": 2}, {"regions": (3, 4, 1)}, {"regions": losses.RegionSize(3)}], ids=str
+)
 def test_regional_statistics_sum_to_the_global_ones(regions: dict[str, Any]) -> None:
     logits, labels = random_case(3, SPACE)
     where = random_mask(4, SPACE)
@@ -76,19 +78,19 @@ def test_regional_statistics_sum_to_the_global_ones(regions: dict[str, Any]) -> 
     for name in FIELDS:
         assert getattr(whole, name).shape[0] == 2
         np.testing.assert_allclose(getattr(regional, name), getattr(whole, name), rtol=1e-6, atol=1e-5, err_msg=name)
-    assert whole.intersection.shape == (2, 3)
+    assert whole.true_positives.shape == (2, 3)
     np.testing.assert_array_equal(np.ravel(whole.voxels), where.sum((1, 2, 3)))
 
 
 def test_a_region_size_of_the_side_is_one_region() -> None:
     logits, labels = random_case(5, SPACE)
-    by_size = loss("region_specific", region_size=SPACE)(logits, labels)
-    np.testing.assert_allclose(by_size, loss("region_specific", grid=1)(logits, labels), rtol=1e-6)
+    by_size = loss("region_specific", regions=losses.RegionSize(SPACE))(logits, labels)
+    np.testing.assert_allclose(by_size, loss("region_specific", regions=1)(logits, labels), rtol=1e-6)
 
 
 def test_every_voxel_is_counted_once_when_sides_do_not_divide() -> None:
     logits, labels = random_case(6, (7, 11, 5))
-    voxels = statistics(logits, labels, grid=(3, 4, 2)).voxels
+    voxels = statistics(logits, labels, regions=(3, 4, 2)).voxels
     assert voxels.sum() == 2 * 7 * 11 * 5
     sides = [np.diff(np.arange(n + 1) * side // n) for side, n in [(7, 3), (11, 4), (5, 2)]]
     np.testing.assert_array_equal(voxels[0, ..., 0], np.einsum("z,y,x->zyx", *sides))
@@ -116,7 +118,8 @@ def test_jit_is_eager() -> None:
     logits, labels = random_case(10, SPACE)
     where = random_mask(10, SPACE)
     run = jax.value_and_grad(
-        losses.weighted_sum(dict.fromkeys([*DIVISIBLE, "cross_entropy"], 1.0), grid=3), has_aux=True
+        losses.Objective(dict.fromkeys([*DIVISIBLE, "cross_entropy"], 1.0), regions=3, adaptive_gradient="through"),
+        has_aux=True,
     )
     (_, parts), slopes = run(logits, labels, where)
     (_, jit_parts), jit_slopes = jax.jit(run)(logits, labels, where)
@@ -153,8 +156,8 @@ def test_a_second_eager_call_compiles_nothing(caplog: pytest.LogCaptureFixture) 
 def test_permuted_classes_permute_the_statistics() -> None:
     logits, labels = random_case(11, SPACE)
     order = np.array([2, 0, 1])
-    found = statistics(logits[..., order], np.argsort(order)[labels], grid=2)
-    wanted = statistics(logits, labels, grid=2)
+    found = statistics(logits[..., order], np.argsort(order)[labels], regions=2)
+    wanted = statistics(logits, labels, regions=2)
     for name in set(FIELDS) - {"voxels"}:
         expected = getattr(wanted, name)[..., order]
         atol = 1e-6 * np.abs(expected).max()  # overlaps are differences of sums of that size
@@ -171,14 +174,14 @@ def test_order_of_the_classes_does_not_matter(name: str, options: dict[str, Any]
 
 
 @every_loss
-@pytest.mark.parametrize("absent", ["count", "skip"])
+@pytest.mark.parametrize("absent", ["include", "skip"])
 def test_where_is_cropping_the_volume(name: str, options: dict[str, Any], absent: str) -> None:
     if name in DIVISIBLE:
-        options = {**options, "absent": absent}
+        options = {**options, "absent_classes": absent}
     logits, labels = random_case(13, SPACE)
     where = np.zeros((2, *SPACE), bool)
     where[:, :4] = True
-    cropped = loss(name, **{**options, **({"grid": (1, 2, 2)} if "grid" in options else {})})
+    cropped = loss(name, **{**options, **({"regions": (1, 2, 2)} if "regions" in options else {})})
     masked = loss(name, **options)(logits, labels, where=where)
     np.testing.assert_allclose(masked, cropped(logits[:, :4], labels[:, :4]), rtol=2e-6)
 
@@ -223,7 +226,7 @@ def test_equal_errors_give_equal_weights_halfway() -> None:
     alpha, beta = weights_in_the_gradient(p, g)
     np.testing.assert_allclose(alpha, 0.5, atol=1e-5)
     np.testing.assert_allclose(beta, 0.5, atol=1e-5)
-    tversky = loss("tversky", fp_weight=0.5, fn_weight=0.5, absent="skip")
+    tversky = loss("tversky", spatial_dims=2, fp_weight=0.5, fn_weight=0.5, absent_classes="skip")
     np.testing.assert_allclose(STOP(*one_pair(p, g))[0], tversky(*one_pair(p, g)), rtol=1e-6)
 
 
@@ -250,7 +253,8 @@ def test_through_rewards_false_positives_where_misses_dominate_and_stop_does_not
 def test_both_modes_have_the_same_value() -> None:
     logits, labels = random_case(16, SPACE)
     values = [
-        loss("adaptive_region_specific", grid=2, adaptive_gradient=mode)(logits, labels) for mode in ("through", "stop")
+        loss("adaptive_region_specific", regions=2, adaptive_gradient=mode)(logits, labels)
+        for mode in ("through", "stop")
     ]
     assert values[0] == values[1]
 
@@ -275,11 +279,11 @@ def test_skipping_absent_classes_removes_the_spike_of_eps(name: str, faint: floa
     logits = np.zeros((1, 8, 12, 12, 2), np.float32)
     logits[..., 1] = np.log(faint)
     labels = np.zeros((1, 8, 12, 12), np.int32)
-    counted = gradient(name, grid=1, absent="count")(logits, labels)
-    skipped = gradient(name, grid=1, absent="skip")(logits, labels)
+    counted = gradient(name, regions=1, absent_classes="include")(logits, labels)
+    skipped = gradient(name, regions=1, absent_classes="skip")(logits, labels)
     assert np.abs(counted).min() > 1e-4
     assert np.abs(skipped).max() < 1e-7
-    values = [loss(name, grid=1, absent=absent)(logits, labels) for absent in ("count", "skip")]
+    values = [loss(name, regions=1, absent_classes=absent)(logits, labels) for absent in ("include", "skip")]
     assert values[0] > 0.2 and values[1] < 1e-4
 
 
@@ -288,8 +292,8 @@ def test_spike_of_an_absent_class_is_as_large_as_measured() -> None:
     for p in (5e-6, 1e-2):
         logits = np.zeros((1, 1152, 1, 2), np.float32)
         logits[..., 1] = np.log(p / (1 - p))
-        both = gradient("dice", absent="count")(logits, np.zeros((1, 1152, 1), np.int32))
-        background = gradient("dice", absent="skip")(logits, np.zeros((1, 1152, 1), np.int32))
+        both = gradient("dice", spatial_dims=2, absent_classes="include")(logits, np.zeros((1, 1152, 1), np.int32))
+        background = gradient("dice", spatial_dims=2, absent_classes="skip")(logits, np.zeros((1, 1152, 1), np.int32))
         by_p[p] = float((both - background)[0, 0, 0, 1] / (p * (1 - p)))
     np.testing.assert_allclose(by_p[5e-6], 60, rtol=0.02)
     assert 0 <= by_p[1e-2] < 1e-5
@@ -299,17 +303,17 @@ def test_spike_of_an_absent_class_is_as_large_as_measured() -> None:
 def test_pairs_absent_everywhere_have_exactly_no_gradient(name: str) -> None:
     logits, _ = random_case(17, SPACE)
     nothing = np.zeros_like(logits)
-    options = {} if name in WHOLE else {"grid": 2}
-    assert loss(name, absent="skip", **options)(logits, nothing) == 0
-    assert not np.asarray(gradient(name, absent="skip", **options)(logits, nothing)).any()
-    assert np.asarray(gradient(name, absent="count", **options)(logits, nothing)).any()
+    options = {} if name in WHOLE else {"regions": 2}
+    assert loss(name, absent_classes="skip", **options)(logits, nothing) == 0
+    assert not np.asarray(gradient(name, absent_classes="skip", **options)(logits, nothing)).any()
+    assert np.asarray(gradient(name, absent_classes="include", **options)(logits, nothing)).any()
 
 
 def test_a_region_without_reference_leaves_the_others_alone() -> None:
     logits, labels = random_case(18, SPACE, soft=True)
     labels[:, 4:] = 0
     where = np.ones(labels.shape[:-1], bool)
-    run = jax.value_and_grad(loss("adaptive_region_specific", grid=2, reduction="mean"))
+    run = jax.value_and_grad(loss("adaptive_region_specific", regions=2, reduction="mean"))
     value, by_logits = run(logits, labels, where=where)
     assert not np.asarray(by_logits)[:, 4:].any()
     where[:, 4:] = False

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ars_jax import losses
+from ars_jax.losses._checks import ArgumentError
 from tests.losses.cases import (
     DIVISIBLE,
     LOSSES,
@@ -29,9 +30,9 @@ HALF = partitions.grid(SHAPE, 2, 2, 2)
 ONE = partitions.grid(SHAPE, 1, 1, 1)
 MAP = partitions.ids(IDS, 4)
 DIVISIONS: dict[str, tuple[dict[str, Any], list[partitions.Level]]] = {
-    "grid": ({"grid": 2}, [HALF]),
-    "map": ({"region_map": region_map(IDS, 4)}, [MAP]),
-    "pyramid": ({"grid": 2, "levels": 2}, [HALF, ONE]),
+    "grid": ({"regions": 2}, [HALF]),
+    "map": ({"regions": region_map(IDS, 4)}, [MAP]),
+    "pyramid": ({"regions": 2, "levels": 2}, [HALF, ONE]),
 }
 OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "plain": ("grid", {}),
@@ -39,8 +40,8 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "pyramid": ("pyramid", {"reduction": "mean"}),
     "class weights": ("grid", {"class_weights": [0.5, 2.0, 0.0]}),
     "no background": ("map", {"include_background": False, "class_weights": (1.0, 3.0), "reduction": "mean"}),
-    "whole batch": ("grid", {"whole_batch": True, "reduction": "class_mean"}),
-    "absent counted": ("map", {"absent": "count", "reduction": "class_mean", "eps": 1e-2}),
+    "whole batch": ("grid", {"batch_dice": True, "reduction": "class_mean"}),
+    "absent counted": ("map", {"absent_classes": "include", "reduction": "class_mean", "eps": 1e-2}),
 }
 SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("dice", {"squared": False}),
@@ -48,7 +49,7 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("focal_tversky", {"gamma": 2.0, "fp_weight": 0.5, "fn_weight": 0.5}),
     ("focal_tversky", {"gamma": 0.5}),
     ("sensitivity_specificity", {"sensitivity_weight": 0.4}),
-    ("adaptive_region_specific", {"a": 0.1, "b": 0.8}),
+    ("adaptive_region_specific", {"min_penalty": 0.1, "penalty_range": 0.8}),
     ("adaptive_region_specific", {"exponent": 2.0}),
     ("adaptive_region_specific", {"exponent": 0.5, "adaptive_gradient": "stop"}),
 ]
@@ -107,9 +108,11 @@ def test_focal_tversky_is_straight_below_a_millionth(errors: float) -> None:
 def test_class_weights_of_another_number_are_refused() -> None:
     logits, labels = random_case(7, SPACE)
     for name in (*DIVISIBLE, "cross_entropy"):
-        regions = {"grid": 2} if "region" in name else {}
-        with pytest.raises(ValueError, match=r"class_weights of shape \(2,\) must be \(3,\)"):
+        regions = {"regions": 2} if "region" in name else {}
+        with pytest.raises(ArgumentError) as caught:
             loss(name, class_weights=[1.0, 2.0], **regions)(logits, labels)
+        assert (caught.value.name, caught.value.found) == ("class_weights.shape", (2,))
+        assert "(3,)" in caught.value.wanted
 
 
 def test_cross_entropy_weighs_its_mean_by_the_classes() -> None:
@@ -121,6 +124,6 @@ def test_cross_entropy_weighs_its_mean_by_the_classes() -> None:
     run = loss("cross_entropy", class_weights=weights)
     np.testing.assert_allclose(run(logits, labels), each.mean(), rtol=1e-5)
     together = (w * log_loss).sum() / w.sum()
-    np.testing.assert_allclose(run(logits, labels, whole_batch=True), together, rtol=1e-5)
+    np.testing.assert_allclose(run(logits, labels, batch_dice=True), together, rtol=1e-5)
     total = (w * log_loss).sum() / 2
     np.testing.assert_allclose(run(logits, labels, reduction="sum"), total, rtol=1e-5)

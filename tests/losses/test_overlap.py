@@ -57,7 +57,7 @@ def _every_value(s: losses.OverlapStatistics) -> dict[str, jax.Array]:
         "focal_tversky": losses.focal_tversky_loss(s),
         "focal_tversky of gamma 1": losses.focal_tversky_loss(s, gamma=1.0),
         "generalized_dice": losses.generalized_dice_loss(s),
-        "generalized_dice with absent classes": losses.generalized_dice_loss(s, absent="count"),
+        "generalized_dice with absent classes": losses.generalized_dice_loss(s, absent_classes="include"),
         "sensitivity_specificity": losses.sensitivity_specificity_loss(s),
         "adaptive": losses.adaptive_tversky_loss(s),
         "adaptive, squared": losses.adaptive_tversky_loss(s, exponent=2.0),

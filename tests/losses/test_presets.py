@@ -14,7 +14,8 @@ import pytest
 from ars_jax import losses
 from ars_jax.gradients import pytorch
 from ars_jax.losses import presets
-from ars_jax.losses.regions import pooling_bounds
+from ars_jax.losses._checks import ArgumentError
+from ars_jax.losses._regions import pooling_bounds
 
 pytestmark = pytest.mark.usefixtures("quick")
 STORED = Path(__file__).with_name("presets.npz")
@@ -23,13 +24,13 @@ SPACES = {"3-D": (6, 5, 4), "2-D": (9, 7)}
 CLASSES = 4
 CONVENTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "monai_dice": ("monai_dice", {}),
-    "monai_dice squared": ("monai_dice", {"squared": True}),
+    "monai_dice squared": ("monai_dice", {"squared_pred": True}),
     "monai_dice of the batch's organs": ("monai_dice", {"include_background": False, "batch": True}),
     "monai_dice of two smoothings": ("monai_dice", {"smooth_nr": 0.0, "smooth_dr": 1.0}),
     "monai_dice_ce": ("monai_dice_ce", {}),
-    "monai_dice_ce weighted": ("monai_dice_ce", {"squared": True, "include_background": False, "lambda_ce": 0.3}),
+    "monai_dice_ce weighted": ("monai_dice_ce", {"squared_pred": True, "include_background": False, "lambda_ce": 0.3}),
     "monai_tversky": ("monai_tversky", {}),
-    "monai_tversky weighted": ("monai_tversky", {"fp_weight": 0.3, "fn_weight": 0.7, "batch": True}),
+    "monai_tversky weighted": ("monai_tversky", {"alpha": 0.3, "beta": 0.7, "batch": True}),
     "monai_generalized_dice": ("monai_generalized_dice", {}),
     "monai_generalized_dice of the organs": ("monai_generalized_dice", {"include_background": False}),
     "monai_generalized_dice of the batch": ("monai_generalized_dice", {"batch": True}),
@@ -37,9 +38,12 @@ CONVENTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "nnunet_dice_ce of the batch": ("nnunet_dice_ce", {"batch_dice": True}),
     "nnunet_dice_ce of the class's defaults": ("nnunet_dice_ce", {"smooth": 1.0, "do_bg": True}),
     "nnunet_dice_ce without smoothing": ("nnunet_dice_ce", {"smooth": 0.0}),
-    "pytorch_ars": ("pytorch_ars", {"grid": 2}),
-    "pytorch_ars of samples": ("pytorch_ars", {"grid": 3, "batch_dice": False, "do_bg": False}),
-    "pytorch_ars summed": ("pytorch_ars", {"grid": 2, "region_reduction": "sum", "a": 0.1, "b": 0.8}),
+    "pytorch_ars": ("pytorch_ars", {"num_region_per_axis": 2}),
+    "pytorch_ars of samples": ("pytorch_ars", {"num_region_per_axis": 3, "batch_dice": False, "do_bg": False}),
+    "pytorch_ars summed": (
+        "pytorch_ars",
+        {"num_region_per_axis": 2, "region_reduction": "sum", "A": 0.1, "B": 0.8},
+    ),
 }
 every_convention = pytest.mark.parametrize("convention", CONVENTIONS)
 every_space = pytest.mark.parametrize("space", SPACES.values(), ids=SPACES.keys())
@@ -55,8 +59,14 @@ def case(space: tuple[int, ...], *, confident: bool = False, seed: int = 0) -> t
     return logits + 6.0 * confident * (labels[..., None] == np.arange(CLASSES)), labels
 
 
+def dimensions_of(logits: np.ndarray) -> dict[str, int]:
+    """What the losses are told of images."""
+    return {"spatial_dims": logits.ndim - 2}
+
+
 def value_and_gradient(name: str, logits: np.ndarray, labels: np.ndarray, **options: Any) -> tuple[float, np.ndarray]:
     """By JAX, in the precision of the logits."""
+    options = dimensions_of(logits) | options
     with jax.enable_x64(logits.dtype == np.float64):
         arrays = {key: option for key, option in options.items() if key == "where"}
         rest = {key: option for key, option in options.items() if key != "where"}
@@ -67,6 +77,11 @@ def value_and_gradient(name: str, logits: np.ndarray, labels: np.ndarray, **opti
         value, slopes = jax.value_and_grad(loss)(logits, labels, arrays)
         assert value.dtype == slopes.dtype == logits.dtype
         return float(value), np.asarray(slopes)
+
+
+def by_pytorch(name: str, logits: np.ndarray, labels: np.ndarray, **options: Any) -> tuple[float, np.ndarray]:
+    """By PyTorch, in the precision of the logits."""
+    return pytorch.value_and_gradient(name, logits, labels, **dimensions_of(logits), **options)
 
 
 def assert_same(found: tuple[float, np.ndarray], wanted: tuple[float, np.ndarray], tolerance: float) -> None:
@@ -85,7 +100,7 @@ def made() -> dict[str, np.ndarray]:
     arrays = {}
     for dimensions, space in SPACES.items():
         for convention, (name, options) in CONVENTIONS.items():
-            value, gradient = pytorch.value_and_gradient(name, *case(space), **options)
+            value, gradient = by_pytorch(name, *case(space), **options)
             arrays[f"{dimensions}: {convention}, value"] = np.asarray(value)
             arrays[f"{dimensions}: {convention}, gradient"] = gradient
     return arrays
@@ -128,9 +143,7 @@ def test_confident_predictions_give_live_pytorchs_outputs(space: tuple[int, ...]
     live()
     name, options = CONVENTIONS[convention]
     arrays = case(space, confident=True, seed=1)
-    assert_same(
-        value_and_gradient(name, *arrays, **options), pytorch.value_and_gradient(name, *arrays, **options), 1e-9
-    )
+    assert_same(value_and_gradient(name, *arrays, **options), by_pytorch(name, *arrays, **options), 1e-9)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +156,7 @@ def test_soft_labels_give_live_pytorchs_outputs(convention: str) -> None:
     logits, labels = case(SPACES["3-D"])
     soft = np.random.default_rng(2).dirichlet(np.full(CLASSES, 0.5), labels.shape)
     found = value_and_gradient(name, logits, soft, **options)
-    assert_same(found, pytorch.value_and_gradient(name, logits, soft, **options), 1e-9)
+    assert_same(found, by_pytorch(name, logits, soft, **options), 1e-9)
 
 
 @pytest.mark.parametrize("name", ["monai_dice", "monai_tversky", "nnunet_dice_ce", "pytorch_ars"])
@@ -152,9 +165,9 @@ def test_where_is_the_ignored_label_of_live_pytorch(name: str) -> None:
     logits, labels = case(SPACES["3-D"])
     where = np.random.default_rng(3).random(labels.shape) < 0.75
     labels = np.where(where, labels, 255)
-    options: dict[str, Any] = {"where": where, **({"grid": 2} if name == "pytorch_ars" else {})}
+    options: dict[str, Any] = {"where": where, **({"num_region_per_axis": 2} if name == "pytorch_ars" else {})}
     found = value_and_gradient(name, logits, labels, **options)
-    assert_same(found, pytorch.value_and_gradient(name, logits, labels, **options), 1e-9)
+    assert_same(found, by_pytorch(name, logits, labels, **options), 1e-9)
     assert not found[1][~where].any()
 
 
@@ -165,9 +178,9 @@ def test_large_organs_and_absent_ones_keep_monais_weights() -> None:
     labels[:, 256:] = 1
     logits = 9.0 * (np.arange(3) == 1 - labels[..., None])
     found = value_and_gradient("monai_generalized_dice", logits, labels)
-    assert_same(found, pytorch.value_and_gradient("monai_generalized_dice", logits, labels), 1e-9)
+    assert_same(found, by_pytorch("monai_generalized_dice", logits, labels), 1e-9)
     with jax.enable_x64(True):
-        assert float(losses.generalized_dice(jnp.asarray(logits), jnp.asarray(labels))) > 0.99
+        assert float(losses.generalized_dice(jnp.asarray(logits), jnp.asarray(labels), spatial_dims=2)) > 0.99
     assert found[0] < 0.8
 
 
@@ -175,11 +188,11 @@ def test_more_bins_than_voxels_are_those_of_live_pytorch() -> None:
     live()
     arrays = case(SPACES["2-D"])
     found = value_and_gradient("pytorch_ars", *arrays)
-    assert_same(found, pytorch.value_and_gradient("pytorch_ars", *arrays), 1e-9)
+    assert_same(found, by_pytorch("pytorch_ars", *arrays), 1e-9)
 
 
 def test_pooling_bins_are_pytorchs() -> None:
-    assert pooling_bounds((5, 2), grid=(3, 4)) == (
+    assert pooling_bounds((5, 2), (3, 4)) == (
         ((0, 2), (1, 4), (3, 5)),
         ((0, 1), (0, 1), (1, 2), (1, 2)),
     )
@@ -190,49 +203,52 @@ def test_pooled_means_are_sums_with_an_eps_of_region_voxels() -> None:
     with jax.enable_x64(True):
         logits, labels = (jnp.asarray(array[:1]) for array in case((6, 4, 4)))
         wanted = losses.adaptive_region_specific(
-            logits, labels, grid=2, absent="count", reduction="mean", eps=12 * 1e-5
+            logits, labels, regions=2, absent_classes="include", reduction="mean", eps=12 * 1e-5
         )
-        found = presets.pytorch_ars(logits, labels, grid=2)
+        found = presets.pytorch_ars(logits, labels, num_region_per_axis=2)
         np.testing.assert_allclose(found, wanted, rtol=1e-12)
 
 
 def test_mean_of_thousands_of_regions_keeps_its_digits() -> None:
     """A float32 sum of 2,916 values near 1 in one go is off by 1e-5."""
     logits, labels = case((8, 6, 5))
-    single = jax.jit(lambda z, y: presets.pytorch_ars(z, y, grid=9))(logits.astype(np.float32), labels)
+    single = jax.jit(lambda z, y: presets.pytorch_ars(z, y, num_region_per_axis=9))(logits.astype(np.float32), labels)
     with jax.enable_x64(True):
-        wanted = presets.pytorch_ars(jnp.asarray(logits), jnp.asarray(labels), grid=9)
+        wanted = presets.pytorch_ars(jnp.asarray(logits), jnp.asarray(labels), num_region_per_axis=9)
     np.testing.assert_allclose(single, wanted, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", sorted({name for name, _ in CONVENTIONS.values()}))
-def test_a_lone_class_and_nothing_counted_stay_finite(name: str) -> None:
-    options = {"grid": 2} if name == "pytorch_ars" else {}
-    for logits, labels, where in (
-        (np.zeros((1, 4, 4, 1), np.float32), np.zeros((1, 4, 4), np.int32), np.ones((1, 4, 4), bool)),
-        (np.full((1, 4, 4, 3), np.nan, np.float32), np.ones((1, 4, 4), np.int32), np.zeros((1, 4, 4), bool)),
-    ):
-        value, gradient = value_and_gradient(name, logits, labels, where=where, **options)
-        assert np.isfinite(value) and not gradient.any()
+def test_nothing_counted_stays_finite(name: str) -> None:
+    options = {"num_region_per_axis": 2} if name == "pytorch_ars" else {}
+    logits, labels = np.full((1, 4, 4, 3), np.nan, np.float32), np.ones((1, 4, 4), np.int32)
+    value, gradient = value_and_gradient(name, logits, labels, where=np.zeros((1, 4, 4), bool), **options)
+    assert np.isfinite(value) and not gradient.any()
 
 
 def test_compiled_presets_are_the_same() -> None:
     """The compiler may not undo the root and square by which MONAI rounds."""
     logits, labels = case(SPACES["3-D"])
     with jax.enable_x64(True):
-        loss = jax.value_and_grad(lambda z, y: presets.monai_dice_ce(z, y, squared=True))
+        loss = jax.value_and_grad(lambda z, y: presets.monai_dice_ce(z, y, squared_pred=True))
         eager, compiled = loss(logits, labels), jax.jit(loss)(logits, labels)
     assert_same((float(compiled[0]), np.asarray(compiled[1])), (float(eager[0]), np.asarray(eager[1])), 1e-14)
 
 
-def test_wrong_arguments_are_named() -> None:
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("labels.shape", {"labels": np.zeros((2, 9, 6), np.int32)}),
+        ("num_region_per_axis", {"num_region_per_axis": (2, 2, 2)}),
+        ("region_reduction", {"region_reduction": "max"}),
+    ],
+)
+def test_wrong_arguments_are_named(name: str, options: dict[str, Any]) -> None:
     logits, labels = case(SPACES["2-D"])
-    with pytest.raises(ValueError, match="labels of shape"):
-        presets.pytorch_ars(jnp.asarray(logits), jnp.asarray(labels[:, 1:]), grid=2)
-    with pytest.raises(ValueError, match="grid"):
-        presets.pytorch_ars(jnp.asarray(logits), jnp.asarray(labels), grid=(2, 2, 2))
-    with pytest.raises(ValueError, match="region_reduction"):
-        presets.pytorch_ars(jnp.asarray(logits), jnp.asarray(labels), region_reduction="max")  # pyright: ignore
+    given = {"labels": labels, "num_region_per_axis": 2, "spatial_dims": 2, **options}
+    with pytest.raises(ArgumentError) as caught:
+        presets.pytorch_ars(logits, **given)
+    assert caught.value.name == name
 
 
 if __name__ == "__main__":

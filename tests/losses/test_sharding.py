@@ -16,8 +16,8 @@ LOGITS, LABELS = random_case(1, SPACE, batch=4)
 WHERE = np.random.default_rng(2).random(LABELS.shape) < 0.8
 IDS = np.random.default_rng(3).integers(-1, 6, LABELS.shape).astype(np.int32)
 DIVISIONS: dict[str, dict[str, Any]] = {
-    "grid": {"grid": (4, 2, 2), "adaptive_gradient": "stop"},
-    "grid that does not fit": {"grid": 3, "absent": "count", "reduction": "mean"},
+    "grid": {"regions": (4, 2, 2), "adaptive_gradient": "stop"},
+    "grid that does not fit": {"regions": 3, "absent_classes": "include", "reduction": "mean"},
     "map": {},
 }
 
@@ -30,7 +30,7 @@ def arrays(division: str) -> list[Any]:
 @cache
 def on_one_device(division: str) -> tuple[Any, Any]:
     """The compiled loss with its gradient, and its results."""
-    combined = losses.weighted_sum(WEIGHTS, **DIVISIONS[division])
+    combined = losses.Objective(WEIGHTS, **{"adaptive_gradient": "through", **DIVISIONS[division]})
 
     def total(logits: jax.Array, labels: jax.Array, where: jax.Array, ids: jax.Array | None = None) -> Any:
         return combined(logits, labels, where, None if ids is None else region_map(ids, 6))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ars_jax import losses
-from ars_jax.losses import statistics as module
+from ars_jax.losses import _statistics as module
 from tests.losses.cases import FIELDS, loss, random_case, random_mask, region_map
 
 LARGEST = 2**62
@@ -21,7 +21,7 @@ def summed(grid: Any, elements: int, monkeypatch: pytest.MonkeyPatch, *arrays: A
     """Statistics, and the gradient of a function of them all, with slabs of at most so many logits."""
     monkeypatch.setattr(module, "SLAB_ELEMENTS", {"cpu": elements, "other": elements})
     logits, labels, where, regions = arrays
-    bounds = losses.region_bounds(logits.shape[1:-1], grid=grid)
+    bounds = losses.region_bounds(logits.shape[1:-1], regions=grid)
 
     def curved(logits: jax.Array) -> tuple[jax.Array, losses.OverlapStatistics]:
         found = inspect.unwrap(module.sum_slabs)(bounds, False, logits, labels, where, regions)
@@ -54,12 +54,12 @@ def test_slabs_of_any_width_give_the_same_sums(
 
 
 def mapped(logits: jax.Array, labels: jax.Array, ids: jax.Array, count: int) -> jax.Array:
-    return loss("adaptive_region_specific")(logits, labels, region_map=losses.RegionMap(ids, count))
+    return loss("adaptive_region_specific")(logits, labels, regions=losses.RegionMap(ids, count))
 
 
 def weighted(grid: Any, logits: jax.Array, labels: jax.Array, where: jax.Array) -> jax.Array:
     weights = {"dice": 1.0, "cross_entropy": 1.0, "adaptive_region_specific": 1.0}
-    return losses.weighted_sum(weights, grid=grid)(logits, labels, where)[0]
+    return losses.Objective(weights, regions=grid, adaptive_gradient="through")(logits, labels, where)[0]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
-Grid = int | Sequence[int] | None
+Regions = Any
+"""Regions per axis, one number or one per axis; an object with their largest side as `voxels`; or None, one region."""
 Pair = tuple[int, int, int]  # sample, region, class
 PairLoss = Callable[[Array, Array, Pair], float]  # from probabilities [n], references [n] of one pair's counted voxels
 PairSlope = Callable[[Array, Array], Array]  # the loss's derivative by each probability [n]
@@ -40,18 +41,18 @@ def cuts(side: int, regions: int) -> list[slice]:
     return [slice(math.floor(r * side / regions), math.floor((r + 1) * side / regions)) for r in range(regions)]
 
 
-def region_counts(space: Sequence[int], grid: Grid, region_size: Grid) -> list[int]:
-    """Regions along each axis, from a grid or from a region's size in voxels; neither means one region."""
-    if region_size is not None:
-        sizes = [region_size] * len(space) if isinstance(region_size, int) else list(region_size)
+def region_counts(space: Sequence[int], regions: Regions) -> list[int]:
+    """Regions along each axis, from their number or from a region's size in voxels."""
+    if hasattr(regions, "voxels"):
+        sizes = [regions.voxels] * len(space) if isinstance(regions.voxels, int) else list(regions.voxels)
         return [math.ceil(side / size) for side, size in zip(space, sizes, strict=True)]
-    grid = 1 if grid is None else grid
-    return [grid] * len(space) if isinstance(grid, int) else list(grid)
+    regions = 1 if regions is None else regions
+    return [regions] * len(space) if isinstance(regions, int) else list(regions)
 
 
-def boxes(space: Sequence[int], grid: Grid, region_size: Grid) -> list[tuple[slice, ...]]:
+def boxes(space: Sequence[int], regions: Regions) -> list[tuple[slice, ...]]:
     """Every region as a tuple of slices, last axis fastest."""
-    counts = region_counts(space, grid, region_size)
+    counts = region_counts(space, regions)
     return list(itertools.product(*(cuts(side, n) for side, n in zip(space, counts, strict=True))))
 
 
@@ -69,33 +70,32 @@ def statistics(
     logits: ArrayLike,
     labels: ArrayLike,
     *,
-    grid: Grid = None,
-    region_size: Grid = None,
+    regions: Regions = None,
     where: ArrayLike | None = None,
     from_probabilities: bool = False,
 ) -> dict[str, Array]:
     """The sums of every region and class: fields [b, *regions, c], voxels [b, *regions, 1]."""
     samples: dict[str, list[Array]] = {}
     for p, g, counted in _samples(logits, labels, where, from_probabilities):
-        counts = region_counts(p.shape[:-1], grid, region_size)
-        regions: dict[str, list[Any]] = {}
-        for box in boxes(p.shape[:-1], grid, region_size):
+        counts = region_counts(p.shape[:-1], regions)
+        values: dict[str, list[Any]] = {}
+        for box in boxes(p.shape[:-1], regions):
             q, h = p[box][counted[box]], g[box][counted[box]]
             sums = {
-                "intersection": (q * h).sum(0),
+                "true_positives": (q * h).sum(0),
                 "predicted": q.sum(0),
                 "reference": h.sum(0),
-                "predicted_squared": (q**2).sum(0),
-                "intersection_squared": (q**2 * h).sum(0),
+                "squared_predicted": (q**2).sum(0),
+                "squared_true_positives": (q**2 * h).sum(0),
                 "false_positives": (q * (1 - h)).sum(0),
                 "false_negatives": ((1 - q) * h).sum(0),
                 "voxels": np.array([float(len(q))]),
                 "log_loss": -(h * np.log(np.maximum(q, 1e-300))).sum(0),
             }
             for name, value in sums.items():
-                regions.setdefault(name, []).append(value)
-        for name, values in regions.items():
-            samples.setdefault(name, []).append(np.reshape(values, (*counts, *np.shape(values[0]))))
+                values.setdefault(name, []).append(value)
+        for name, each in values.items():
+            samples.setdefault(name, []).append(np.reshape(each, (*counts, *np.shape(each[0]))))
     return {name: np.stack(values) for name, values in samples.items()}
 
 
@@ -121,9 +121,8 @@ def region_loss(
     logits: ArrayLike,
     labels: ArrayLike,
     *,
-    grid: Grid = None,
-    region_size: Grid = None,
-    absent: str,
+    regions: Regions = None,
+    absent_classes: str,
     reduction: str,
     where: ArrayLike | None,
     from_probabilities: bool = False,
@@ -132,10 +131,10 @@ def region_loss(
     results = []
     for i, (p, g, counted) in enumerate(_samples(logits, labels, where, from_probabilities)):
         kept: list[list[float]] = [[] for _ in range(p.shape[-1])]
-        for k, box in enumerate(boxes(p.shape[:-1], grid, region_size)):
+        for k, box in enumerate(boxes(p.shape[:-1], regions)):
             q, h = p[box][counted[box]], g[box][counted[box]]
             for c in range(p.shape[-1]):
-                if absent == "count" or h[:, c].sum() > 0:
+                if absent_classes == "include" or h[:, c].sum() > 0:
                     kept[c].append(pair(q[:, c], h[:, c], (i, k, c)))
         everything = [value for values in kept for value in values]
         reduced = {
@@ -147,10 +146,12 @@ def region_loss(
     return float(np.mean(results))
 
 
-def dice(logits, labels, *, absent="count", reduction="sum", eps=1e-7, where=None, from_probabilities=False) -> float:
+def dice(
+    logits, labels, *, absent_classes="include", reduction="sum", eps=1e-7, where=None, from_probabilities=False
+) -> float:
     """Eq. 2 over the whole volume."""
     how: dict[str, Any] = {"where": where, "from_probabilities": from_probabilities}
-    return region_loss(dice_pair(eps), logits, labels, absent=absent, reduction=reduction, **how)
+    return region_loss(dice_pair(eps), logits, labels, absent_classes=absent_classes, reduction=reduction, **how)
 
 
 def cross_entropy(
@@ -160,7 +161,7 @@ def cross_entropy(
     reduction="mean",
     where=None,
     class_weights: Sequence[float] | None = None,
-    whole_batch=False,
+    batch_dice=False,
     from_probabilities=False,
 ) -> float:
     """The second term of Eq. 9: -sum w g log p over counted voxels, or divided by sum w g; 0 where none is counted."""
@@ -169,7 +170,7 @@ def cross_entropy(
         w = g[counted] * (1.0 if class_weights is None else np.asarray(class_weights))
         totals.append(-(w * np.log(np.maximum(p[counted], 1e-300))).sum())
         weights.append(w.sum())
-    if whole_batch:
+    if batch_dice:
         totals, weights = [sum(totals)], [sum(weights)]
     if reduction == "sum":
         return float(np.mean(totals))
@@ -193,50 +194,47 @@ def baseline(
 
 
 def tversky(
-    logits, labels, *, fp_weight=0.3, fn_weight=0.7, absent="count", reduction="sum", eps=1e-7, where=None
+    logits, labels, *, fp_weight=0.3, fn_weight=0.7, absent_classes="include", reduction="sum", eps=1e-7, where=None
 ) -> float:
     """Eq. 5 over the whole volume."""
 
     def pair(p: Array, g: Array, _: Pair) -> float:
         return tversky_value(p, g, fp_weight, fn_weight, eps)
 
-    return region_loss(pair, logits, labels, absent=absent, reduction=reduction, where=where)
+    return region_loss(pair, logits, labels, absent_classes=absent_classes, reduction=reduction, where=where)
 
 
 def region_specific(
-    logits, labels, *, grid: Grid = 16, region_size=None, absent="skip", reduction="sum", eps=1e-7, where=None
+    logits, labels, *, regions: Regions = 16, absent_classes="skip", reduction="sum", eps=1e-7, where=None
 ) -> float:
     """Eq. 4: Dice of every region."""
-    grid = None if region_size is not None else grid
-    regions = {"grid": grid, "region_size": region_size, "absent": absent, "reduction": reduction, "where": where}
-    return region_loss(dice_pair(eps), logits, labels, **regions)
+    how = {"regions": regions, "absent_classes": absent_classes, "reduction": reduction, "where": where}
+    return region_loss(dice_pair(eps), logits, labels, **how)
 
 
 def adaptive_region_specific(
     logits,
     labels,
     *,
-    grid: Grid = 16,
-    region_size=None,
-    a=0.3,
-    b=0.4,
-    absent="skip",
+    regions: Regions = 16,
+    min_penalty=0.3,
+    penalty_range=0.4,
+    absent_classes="skip",
     reduction="sum",
     eps=1e-7,
     where=None,
     frozen: ArrayLike | None = None,
 ) -> float:
     """Eqs. 6 to 8. With ``frozen`` logits every pair keeps the weights that it has there, whatever ``logits`` are."""
-    grid = None if region_size is not None else grid
-    regions = {"grid": grid, "region_size": region_size, "absent": absent, "reduction": reduction, "where": where}
+    how = {"regions": regions, "absent_classes": absent_classes, "reduction": reduction, "where": where}
     weights: dict[Pair, tuple[float, float]] = {}
 
     def record(p: Array, g: Array, at: Pair) -> float:
-        weights[at] = adaptive_weights(p, g, a, b, eps)
+        weights[at] = adaptive_weights(p, g, min_penalty, penalty_range, eps)
         return 0.0
 
-    region_loss(record, logits if frozen is None else frozen, labels, **regions)
-    return region_loss(lambda p, g, at: tversky_value(p, g, *weights[at], eps), logits, labels, **regions)
+    region_loss(record, logits if frozen is None else frozen, labels, **how)
+    return region_loss(lambda p, g, at: tversky_value(p, g, *weights[at], eps), logits, labels, **how)
 
 
 def dice_slope(eps: float) -> PairSlope:
@@ -275,20 +273,19 @@ def closed_form_gradient(
     logits: ArrayLike,
     labels: ArrayLike,
     *,
-    grid: Grid = None,
-    region_size: Grid = None,
-    absent: str = "skip",
+    regions: Regions = None,
+    absent_classes: str = "skip",
     where: ArrayLike | None = None,
 ) -> Array:
     """Gradient by the logits [b, *space, c] of a pair loss summed over regions and classes, averaged over the batch."""
     gradients = []
     for p, g, counted in _samples(logits, labels, where):
         by_probability = np.zeros_like(p)
-        for box in boxes(p.shape[:-1], grid, region_size):
+        for box in boxes(p.shape[:-1], regions):
             inside = np.zeros(counted.shape, bool)
             inside[box] = counted[box]
             for c in range(p.shape[-1]):
-                if absent == "count" or g[inside, c].sum() > 0:
+                if absent_classes == "include" or g[inside, c].sum() > 0:
                     by_probability[inside, c] = slope(p[inside, c], g[inside, c])
         gradients.append(p * (by_probability - (p * by_probability).sum(-1, keepdims=True)))
     return np.stack(gradients) / len(gradients)

@@ -68,21 +68,30 @@ def sensitivity_specificity(p: Array, g: Array, *, eps: float, sensitivity_weigh
 
 
 def adaptive_region_specific(
-    p: Array, g: Array, *, eps: float, a: float = 0.3, b: float = 0.4, exponent: float = 1.0, **_: Any
+    p: Array,
+    g: Array,
+    *,
+    eps: float,
+    min_penalty: float = 0.3,
+    penalty_range: float = 0.4,
+    exponent: float = 1.0,
+    **_: Any,
 ) -> float:
     """Eqs. 6 to 8."""
     fp, fn = (p * (1 - g)).sum() + eps, ((1 - p) * g).sum() + eps
-    alpha, beta = (a + b * (error / (fp + fn - eps)) ** exponent for error in (fp, fn))
+    alpha, beta = (min_penalty + penalty_range * (error / (fp + fn - eps)) ** exponent for error in (fp, fn))
     return tversky(p, g, eps=eps, fp_weight=alpha, fn_weight=beta)
 
 
-def generalized_dice(p: Array, g: Array, *, eps: float, absent: str, class_weights: ArrayLike | None) -> float:
+def generalized_dice(p: Array, g: Array, *, eps: float, absent_classes: str, class_weights: ArrayLike | None) -> float:
     """Sudre et al. of p, g [n, c], weights 1 / G^2 of at least a voxel, scaled so that the largest of w G is 1."""
     present = g.sum(0) > 0
     volumes = np.maximum(g.sum(0), 1)
     smallest = volumes[present].min() if present.any() else 1.0
     w = smallest / np.where(present, volumes, smallest) ** 2
-    w = np.where(present | (absent == "count"), w, 0) * (1 if class_weights is None else np.asarray(class_weights))
+    w = np.where(present | (absent_classes == "include"), w, 0) * (
+        1 if class_weights is None else np.asarray(class_weights)
+    )
     return 1 - (2 * (w * p * g).sum() + eps) / ((w * (p + g)).sum() + eps)
 
 
@@ -104,8 +113,8 @@ def value(
     levels: Sequence[Level] | None = None,
     where: ArrayLike | None = None,
     include_background: bool = True,
-    whole_batch: bool = False,
-    absent: str | None = None,
+    batch_dice: bool = False,
+    absent_classes: str | None = None,
     reduction: str = "sum",
     class_weights: Sequence[float] | None = None,
     eps: float = 1e-7,
@@ -121,8 +130,8 @@ def value(
         levels: the divisions of a pyramid; without any, the volume is one region and absent classes count.
         where: voxels that count.
         include_background: whether class 0 has a loss.
-        whole_batch: whether the batch is one sample.
-        absent: "skip" or "count".
+        batch_dice: whether the batch is one sample.
+        absent_classes: "skip" or "include".
         reduction: "sum", "mean" or "class_mean".
         class_weights: factors of the counted classes.
         eps: smoothing.
@@ -137,21 +146,21 @@ def value(
     g = labels.astype(np.float64) if labels.ndim == p.ndim else (labels[..., None] == np.arange(p.shape[-1])) * 1.0
     p, g = (x if include_background else x[..., 1:] for x in (p, g))
     counted = np.ones(p.shape[:-1], bool) if where is None else np.asarray(where, bool)
-    absent = absent or ("count" if levels is None else "skip")
-    samples = [slice(None)] if whole_batch else [slice(i, i + 1) for i in range(len(p))]
+    absent_classes = absent_classes or ("include" if levels is None else "skip")
+    samples = [slice(None)] if batch_dice else [slice(i, i + 1) for i in range(len(p))]
     results = []
     for level in levels or [[np.ones(counted.shape, bool)]]:
         for sample in samples:
             masks = [(region & counted)[sample] for region in level]
             regions = [(p[sample][mask], g[sample][mask]) for mask in masks]
-            results.append(_sample(name, regions, absent, reduction, class_weights, eps, parameters))
+            results.append(_sample(name, regions, absent_classes, reduction, class_weights, eps, parameters))
     return float(np.mean(results))
 
 
 def _sample(
     name: str,
     regions: list[tuple[Array, Array]],
-    absent: str,
+    absent_classes: str,
     reduction: str,
     class_weights: Sequence[float] | None,
     eps: float,
@@ -160,12 +169,12 @@ def _sample(
     kept: dict[int, list[float]] = {}
     for q, h in regions:
         if name == "generalized_dice":
-            if absent == "count" or h.sum() > 0:
-                loss = generalized_dice(q, h, eps=eps, absent=absent, class_weights=class_weights)
+            if absent_classes == "include" or h.sum() > 0:
+                loss = generalized_dice(q, h, eps=eps, absent_classes=absent_classes, class_weights=class_weights)
                 kept.setdefault(0, []).append(loss)
             continue
         for c in range(q.shape[-1]):
-            if absent == "count" or h[:, c].sum() > 0:
+            if absent_classes == "include" or h[:, c].sum() > 0:
                 factor = 1.0 if class_weights is None else class_weights[c]
                 kept.setdefault(c, []).append(factor * PAIRS[name](q[:, c], h[:, c], eps=eps, **parameters))
     pairs = [loss for values in kept.values() for loss in values]

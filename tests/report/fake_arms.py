@@ -14,7 +14,7 @@ Scores = Mapping[str, Mapping[str, float]]
 
 
 def made_arm(name: str, objective: str, trials: Sequence[Trial], **settings: Any) -> Arm:
-    """An arm whose runs are all finished; `loss_grid=4` is the setting `loss.grid`."""
+    """An arm whose runs are all finished; `loss_regions=4` is the setting `loss.regions`."""
     keys = {key.replace("_", ".", 1): value for key, value in settings.items()}
     return Arm(name, objective, keys, tuple((trial.seed, trial.fold) for trial in trials), tuple(trials))
 
@@ -34,7 +34,7 @@ def made_trial(
         {},
     )
     lines = tuple(_validation(epoch, dsc) for epoch, dsc in (validation or {}).items())
-    config = {"loss": {"a": 0.3, "b": 0.4}}
+    config = {"loss": {"min_penalty": 0.3, "penalty_range": 0.4}}
     run = Run(f"seed{seed}", Path("/nowhere"), config, "", Plan(labels=organs), (), (), (), lines, evaluation)
     return Trial(seed, fold, run)
 

@@ -11,6 +11,7 @@ import numpy as np
 from ars_jax.data.geometry import Geometry
 from ars_jax.data.volumes import Volume, write_volume
 from ars_jax.metrics.table import Row, evaluate_case
+from tests.objectives import ARS, RS
 from tests.report.fake_runs import ORGANS, RADII, SHAPE, SPACING, ball, draw_case, make_unevaluated, write_rows
 
 CASES = ("north", "south", "west", "east")
@@ -29,16 +30,21 @@ class FakeArm:
 
 PAPER = (
     FakeArm("B", "baseline", 2.4),
-    FakeArm("B+RS", "baseline+rs", 1.9),
-    FakeArm("B+ARS", "baseline+ars", 1.4),
+    FakeArm("B+RS", RS, 1.9),
+    FakeArm("B+ARS", ARS, 1.4),
 )
 DIVISIONS = (
     FakeArm("B", "baseline", 2.4),
-    *(FakeArm(f"B+RS, DC {grid}", "baseline+rs", 2.2 - 0.05 * grid, {"loss.grid": grid}) for grid in (1, 2, 4, 16)),
-    *(FakeArm(f"B+ARS, DC {grid}", "baseline+ars", 2.0 - 0.05 * grid, {"loss.grid": grid}) for grid in (1, 2, 4, 16)),
+    *(FakeArm(f"B+RS, DC {grid}", RS, 2.2 - 0.05 * grid, {"loss.regions": grid}) for grid in (1, 2, 4, 16)),
+    *(FakeArm(f"B+ARS, DC {grid}", ARS, 2.0 - 0.05 * grid, {"loss.regions": grid}) for grid in (1, 2, 4, 16)),
 )
 RANGES = tuple(
-    FakeArm(f"B+ARS, [{a:g}, {a + b:g}]", "baseline+ars", 1.2 + abs(a - 0.3) + b, {"loss.a": a, "loss.b": b})
+    FakeArm(
+        f"B+ARS, [{a:g}, {a + b:g}]",
+        ARS,
+        1.2 + abs(a - 0.3) + b,
+        {"loss.min_penalty": a, "loss.penalty_range": b},
+    )
     for a in (0.1, 0.3, 0.5)
     for b in (0.2, 0.4)
 )
@@ -85,7 +91,8 @@ def write_run(folder: Path, arm: FakeArm, luck: float, epochs: int) -> Path:
     """A trained run; `luck` moves its validation curve a little."""
     make_unevaluated(folder, error_mm=arm.error_mm + 0.2 * luck, epochs=epochs)
     config = folder / "config.yaml"
-    config.write_text(config.read_text().replace("objective: baseline,", f"objective: {arm.objective},"))
+    terms = ", ".join(f"{term}: 1" for term in arm.objective.split("+"))
+    config.write_text(config.read_text().replace("{baseline: 1}", f"{{{terms}}}"))
     return folder
 
 

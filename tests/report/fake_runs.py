@@ -13,7 +13,7 @@ from ars_jax.data.volumes import Volume, write_volume
 from ars_jax.metrics.table import Row, evaluate_case, write_json
 
 ORGANS = ("Brain stem", "Parotid_L", "Parotid_R")
-OBJECTIVES = {"ars": "baseline+ars", "rs": "baseline+rs"}
+TERMS = {"ars": "{baseline: 1, adaptive_region_specific: 0.5}", "rs": "{baseline: 1, region_specific: 0.5}"}
 SPACING = (3.0, 1.5, 1.5)
 SHAPE = (22, 56, 48)
 CENTRES = {"Brain stem": (0.6, 0.6, 0.5), "Parotid_L": (0.4, 0.5, 0.8), "Parotid_R": (0.4, 0.5, 0.2)}
@@ -77,8 +77,8 @@ def make_unevaluated(folder: Path, *, error_mm: float = 1.5, epochs: int = 40) -
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(
         f"data: {{root: /data/heads, split: null}}\nmodel: {{variant: figure, base_channels: 8, kernel_size: 5}}\n"
-        f"loss: {{objective: {OBJECTIVES.get(folder.name, 'baseline')}, grid: [16, 16, 16], "
-        "region_weight: 0.5, reduction: class_mean, a: 0.3, b: 0.4, region_size: null}\n"
+        f"loss: {{terms: {TERMS.get(folder.name, '{baseline: 1}')}, regions: [16, 16, 16], "
+        "reduction: class_mean, min_penalty: 0.3, penalty_range: 0.4, class_weights: null}\n"
         "optim: {learning_rate: 0.001}\ntrain: {batch_size: 2, seed: 7}\n"
     )
     write_plan(folder / "plan.json", Plan(labels=ORGANS, intensity="window", window=(-200.0, 400.0), spacing=SPACING))

@@ -12,6 +12,7 @@ from ars_jax.report.ablations import division_figures, range_figures, validation
 from ars_jax.report.bands import MOST_LINES, slug
 from ars_jax.report.results import Arm
 from ars_jax.report.tables import TIMES
+from tests.objectives import ARS, RS
 from tests.report.fake_arms import made_arm, made_trial
 
 ORGANS = ("liver", "spleen")
@@ -73,7 +74,7 @@ def test_one_seed_has_no_band_and_a_lone_organ_no_panel_of_its_own() -> None:
 def test_a_single_validation_is_a_mark_for_the_reference_too() -> None:
     once = [
         made_arm(f"{name} {grid}", name, [made_trial(0, {"a": {"liver": 0.5}}, validation={1: {"liver": 0.5}})])
-        for name, count in (("baseline", 1), ("baseline+rs", 5), ("baseline+ars", 5))
+        for name, count in (("baseline", 1), (RS, 5), (ARS, 5))
         for grid in range(count)
     ]
     figure = validation_figures(once)["validation_curves"]
@@ -85,8 +86,8 @@ def test_a_single_validation_is_a_mark_for_the_reference_too() -> None:
 
 MANY = [
     *(trained(name, name, 0.5) for name in ("cross_entropy", "baseline")),
-    *(trained(f"B+RS, DC {grid}", "baseline+rs", 0.6) for grid in range(1, 5)),
-    *(trained(f"B+ARS, DC {grid}", "baseline+ars", 0.05 * grid) for grid in range(1, 11)),
+    *(trained(f"B+RS, DC {grid}", RS, 0.6) for grid in range(1, 5)),
+    *(trained(f"B+ARS, DC {grid}", ARS, 0.05 * grid) for grid in range(1, 11)),
 ]
 
 
@@ -139,16 +140,16 @@ def test_nothing_to_draw_is_no_figure() -> None:
 
 
 def divided(name: str, objective: str, dsc: Sequence[float], grid: object, **settings: object) -> Arm:
-    return scored(name, objective, dsc, loss_grid=grid, **settings)
+    return scored(name, objective, dsc, loss_regions=grid, **settings)
 
 
 def test_division_curve_lies_at_the_coefficients_in_order_beside_the_baseline() -> None:
     arms = [
         scored("B", "baseline", [0.4, 0.6]),
-        divided("B+RS, DC 16", "baseline+rs", [0.7, 0.8], 16),
-        divided("B+RS, DC 2", "baseline+rs", [0.6], [2, 2, 2]),
-        divided("B+ARS, DC 2", "baseline+ars", [0.9], 2),
-        divided(f"B+ARS, DC {UNLIKE}", "baseline+ars", [0.8], [4, 4, 5]),
+        divided("B+RS, DC 16", RS, [0.7, 0.8], 16),
+        divided("B+RS, DC 2", RS, [0.6], [2, 2, 2]),
+        divided("B+ARS, DC 2", ARS, [0.9], 2),
+        divided(f"B+ARS, DC {UNLIKE}", ARS, [0.8], [4, 4, 5]),
     ]
     (figure,) = division_figures(arms).values()
     assert titles(figure) == [MEAN, *ORGANS]
@@ -163,7 +164,7 @@ def test_division_curve_lies_at_the_coefficients_in_order_beside_the_baseline() 
 
 def test_arms_that_differ_in_more_than_the_grid_are_lines_of_their_own() -> None:
     arms = [
-        divided(f"B+ARS, DC {grid}, {mode}", "baseline+ars", [0.5], grid, loss_adaptive_gradient=mode)
+        divided(f"B+ARS, DC {grid}, {mode}", ARS, [0.5], grid, loss_adaptive_gradient=mode)
         for grid in (2, 4)
         for mode in ("through", "stop")
     ]
@@ -173,7 +174,7 @@ def test_arms_that_differ_in_more_than_the_grid_are_lines_of_their_own() -> None
 
 
 def test_small_differences_are_not_blown_up() -> None:
-    arms = [divided(f"DC {grid}", "baseline+rs", [0.5 + grid / 1e5], grid) for grid in (1, 2, 4)]
+    arms = [divided(f"DC {grid}", RS, [0.5 + grid / 1e5], grid) for grid in (1, 2, 4)]
     (figure,) = division_figures(arms).values()
     assert all(np.ptp(panel.get_ylim()) > 0.0199 for panel in figure.axes)
 
@@ -181,8 +182,8 @@ def test_small_differences_are_not_blown_up() -> None:
 def test_range_rows_show_every_seed_its_mean_and_the_baseline() -> None:
     arms = [
         scored("B", "baseline", [0.1, 0.3]),
-        scored("B+ARS, [0.3, 0.7]", "baseline+ars", [0.5, 0.7], loss_a=0.3),
-        scored("B+ARS, [0.1, 0.5]", "baseline+ars", [0.8, 0.9], loss_a=0.1),
+        scored("B+ARS, [0.3, 0.7]", ARS, [0.5, 0.7], loss_min_penalty=0.3),
+        scored("B+ARS, [0.1, 0.5]", ARS, [0.8, 0.9], loss_min_penalty=0.1),
     ]
     (figure,) = range_figures(arms).values()
     left, right = figure.axes
@@ -201,7 +202,14 @@ def test_range_rows_show_every_seed_its_mean_and_the_baseline() -> None:
 
 def test_modes_share_a_row_without_covering_each_other() -> None:
     arms = [
-        scored(f"B+ARS, [{a}, 0.9], {mode}", "baseline+ars", [0.5], loss_a=a, loss_b=b, loss_adaptive_gradient=mode)
+        scored(
+            f"B+ARS, [{a}, 0.9], {mode}",
+            ARS,
+            [0.5],
+            loss_min_penalty=a,
+            loss_penalty_range=b,
+            loss_adaptive_gradient=mode,
+        )
         for a in (0.1, 0.3)
         for mode, b in (("through", 0.9 - a), ("stop", round(0.9 - a, 9)))
     ]

@@ -91,7 +91,8 @@ def test_heading_names_what_was_recorded(both: Page) -> None:
     assert facts["Data set"] == ["heads, 3 organs"] * 2
     assert facts["Objective"] == [
         "baseline",
-        f"baseline+ars, grid {TIMES.join(['16'] * 3)}, region weight 0.5, reduction class_mean, a 0.3, b 0.4",
+        f"baseline+0.5 adaptive_region_specific, regions {TIMES.join(['16'] * 3)}, reduction class_mean, "
+        "min penalty 0.3, penalty range 0.4",
     ]
     network = facts["Network"][0].replace("\N{NARROW NO-BREAK SPACE}", "")
     assert network == "variant figure, base channels 8, kernel size 5, 1234567 parameters"

@@ -17,6 +17,7 @@ from ars_jax.report.pairs import (
     reference_of,
     seed_interval,
 )
+from tests.objectives import ARS, RS
 from tests.report.made_up_scores import ABSENT, INVENTED, made_up
 
 
@@ -142,14 +143,19 @@ def arm(name: str, objective: str, **settings):
 
 
 def test_every_arm_meets_the_baseline_and_the_adaptive_arm_the_regional_one() -> None:
-    arms = [arm("D", "dice"), arm("B", "baseline"), arm("RS", "baseline+rs"), arm("ARS", "baseline+ars")]
+    arms = [
+        arm("D", "dice"),
+        arm("B", "baseline"),
+        arm("RS", RS),
+        arm("ARS", ARS),
+    ]
     assert names(arms) == [("D", "B"), ("RS", "B"), ("ARS", "B"), ("ARS", "RS")]
 
 
 def test_without_a_baseline_the_first_arm_is_the_reference() -> None:
     assert reference_of([arm("D", "dice"), arm("B", "baseline")]).arm.name == "B"
     assert reference_of([arm("D", "dice"), arm("C", "cross_entropy")]).arm.name == "D"
-    assert names([arm("RS", "baseline+rs"), arm("ARS", "baseline+ars")]) == [("ARS", "RS")]
+    assert names([arm("RS", RS), arm("ARS", ARS)]) == [("ARS", "RS")]
     assert names([arm("D", "dice"), arm("C", "cross_entropy")]) == [("C", "D")]
     assert names([arm("B", "baseline")]) == []
 
@@ -157,10 +163,10 @@ def test_without_a_baseline_the_first_arm_is_the_reference() -> None:
 def test_adaptive_arms_meet_the_regional_arms_of_their_settings() -> None:
     arms = [
         arm("B", "baseline"),
-        arm("RS sum", "baseline+rs", reduction="sum"),
-        arm("RS mean", "baseline+rs", reduction="mean"),
-        arm("ARS sum stop", "baseline+ars", reduction="sum", gradient="stop"),
-        arm("ARS mean through", "baseline+ars", reduction="mean", gradient="through"),
+        arm("RS sum", RS, reduction="sum"),
+        arm("RS mean", RS, reduction="mean"),
+        arm("ARS sum stop", ARS, reduction="sum", gradient="stop"),
+        arm("ARS mean through", ARS, reduction="mean", gradient="through"),
     ]
     assert names(arms)[-2:] == [("ARS sum stop", "RS sum"), ("ARS mean through", "RS mean")]
     assert len(names(arms)) == 6

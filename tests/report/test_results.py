@@ -14,6 +14,7 @@ from ars_jax.metrics.table import MEAN
 from ars_jax.report.ablations import division_figures, range_figures
 from ars_jax.report.results import INDEX, Results, has_whole_seed, read_results, whole_seeds
 from ars_jax.report.seed_curves import final_dsc
+from tests.objectives import ARS, RS
 from tests.report.fake_arms import made_arm, made_trial
 from tests.report.fake_experiments import FakeArm, make_experiment
 
@@ -94,8 +95,16 @@ def test_a_fault_in_a_run_is_that_of_the_run_and_not_of_the_plan(
 def test_figures_of_a_written_experiment_show_its_settings(tmp_path: Path) -> None:
     arms = [
         FakeArm("B", "baseline", 2.0),
-        *(FakeArm(f"B+RS, DC {grid}", "baseline+rs", 2.0 / grid, {"loss.grid": grid}) for grid in (2, 4)),
-        *(FakeArm(f"B+ARS, [{a}, 0.9]", "baseline+ars", 1.0 + a, {"loss.a": a, "loss.b": 0.9 - a}) for a in (0.1, 0.3)),
+        *(FakeArm(f"B+RS, DC {grid}", RS, 2.0 / grid, {"loss.regions": grid}) for grid in (2, 4)),
+        *(
+            FakeArm(
+                f"B+ARS, [{a}, 0.9]",
+                ARS,
+                1.0 + a,
+                {"loss.min_penalty": a, "loss.penalty_range": 0.9 - a},
+            )
+            for a in (0.1, 0.3)
+        ),
     ]
     folder = make_experiment(tmp_path / "e", arms, seeds=(0, 1), cases=("north", "south"), epochs=5)
     read = read_results(folder).arms

@@ -11,6 +11,7 @@ from ars_jax.report.seed_curves import (
     median_trial,
     validation_curve,
 )
+from tests.objectives import RS
 from tests.report.fake_arms import made_arm, made_trial
 
 ONE = {"a": {"liver": 0.5, "spleen": 0.7}}
@@ -40,8 +41,8 @@ def test_validation_curve_has_a_column_per_seed_and_averages_its_folds() -> None
 
 def test_final_curve_rises_and_keeps_seeds_apart() -> None:
     arms = [
-        made_arm("B+RS, DC 4", "baseline+rs", [made_trial(0, ONE), made_trial(2, {"a": {"liver": 0.1}})]),
-        made_arm("B+RS, DC 2", "baseline+rs", [made_trial(2, ONE)]),
+        made_arm("B+RS, DC 4", RS, [made_trial(0, ONE), made_trial(2, {"a": {"liver": 0.1}})]),
+        made_arm("B+RS, DC 2", RS, [made_trial(2, ONE)]),
     ]
     curve = final_curve(arms, [4, 2])
     assert curve.name == "B+RS"

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from jax.stages import Compiled
 
-from ars_jax.config import Config, DataConfig, LossConfig, MeshConfig, ModelConfig, RunConfig, TrainConfig
+from ars_jax.config import Config, DataConfig, MeshConfig, ModelConfig, RunConfig, TrainConfig
+from ars_jax.losses import Objective
 from ars_jax.mesh import LEAST_DIVIDED, make_mesh, put_batch, state_shardings
 from ars_jax.models.convolution import Form
 from ars_jax.predict import make_model
@@ -28,7 +29,7 @@ CONFIG = Config(
     RunConfig(Path("nowhere")),
     # Smooth activations: where a PReLU's input is 0 but for rounding, its gradient jumps.
     model=ModelConfig("monai", base_channels=2, kernel_size=3, dropout=0.2),
-    loss=LossConfig(grid=(3, 2, 2)),
+    loss=Objective(regions=(3, 2, 2)),
     train=TrainConfig(batch_size=BATCH),
     mesh=MeshConfig(data=1),
 )

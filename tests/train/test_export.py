@@ -11,12 +11,13 @@ import jax.numpy as jnp
 import pytest
 from jax import export
 
-from ars_jax.config import Config, DataConfig, LossConfig, OptimConfig, RunConfig
+from ars_jax.config import Config, DataConfig, OptimConfig, RunConfig
+from ars_jax.losses import Objective
 from ars_jax.mesh import make_mesh
 from ars_jax.models import VNet
 from ars_jax.train.compile import batch_shapes, lower_step
 from ars_jax.train.state import TrainState, create_state
-from ars_jax.train.step import make_loss, make_optimizer, train_step
+from ars_jax.train.step import make_optimizer, train_step
 
 CANVAS = (16, 16, 16)
 MODEL = VNet(classes=3, base_channels=2, kernel_size=3, dropout=0.2)
@@ -31,7 +32,7 @@ def state() -> TrainState:
 @pytest.fixture(scope="module")
 def step() -> jax.stages.Wrapped:
     """V-Net with dropout, baseline and ARS, Adam; traced once for all tests."""
-    loss = make_loss(LossConfig(objective="baseline+ars", grid=2))
+    loss = Objective(regions=2)
     return jax.jit(partial(train_step, MODEL, OPTIMIZER, loss, True), donate_argnums=0)
 
 
@@ -55,7 +56,7 @@ def test_the_step_that_is_compiled_has_the_form_for_its_devices(
 ) -> None:
     """Not for this machine: accelerators convolve volumes, a CPU the planes of them; and only TPUs have them packed."""
     folder = Path("nowhere")
-    config = Config(DataConfig(folder), RunConfig(folder), loss=LossConfig(grid=2))
+    config = Config(DataConfig(folder), RunConfig(folder), loss=Objective(regions=2))
     model = MODEL.clone(dtype=jnp.bfloat16, remat="stages")
     lowered = lower_step(
         config, model, OPTIMIZER, state, make_mesh(1), canvas=CANVAS, partly_labelled=True, platform=platform

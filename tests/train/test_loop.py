@@ -23,13 +23,13 @@ from rich.console import Console
 
 from ars_jax.checkpoint import checkpoints, restore
 from ars_jax.cli import main
-from ars_jax.config import LossConfig
 from ars_jax.data.loader import Batch
 from ars_jax.data.plan import Sample, read_plan
 from ars_jax.data.volumes import Volume, read_volume, write_volume
 from ars_jax.errors import DivergedError, UserError
 from ars_jax.gradients.maps import region_maps
 from ars_jax.locks import locked
+from ars_jax.losses import Objective
 from ars_jax.mesh import make_mesh, replicated
 from ars_jax.options import read_config
 from ars_jax.predict import load_network, make_model, predict_logits
@@ -41,6 +41,7 @@ from ars_jax.train.record import Recorder
 from ars_jax.train.state import checkpoint_items, create_state
 from ars_jax.train.step import make_optimizer
 from tests.data.synthetic import LABELS, PLAN
+from tests.objectives import ARS
 from tests.small_runs import (
     OPTIONS,
     SmallRun,
@@ -272,7 +273,11 @@ def test_a_run_tells_what_it_is(straight: SmallRun) -> None:
     assert start["parameters"] == sum(math.prod(shape.shape) for shape in jax.tree.leaves(random_network(PLAN).params))
     assert (start["device"], start["platform"]) == ("8 x cpu", "cpu")
     assert (start["training_cases"], start["validation_cases"], start["canvas"]) == (9, 1, [16, 16, 16])
-    assert (start["objective"], start["dtype"], start["dataset"]) == ("baseline+ars", "float32", str(straight.data))
+    assert (start["objective"], start["dtype"], start["dataset"]) == (
+        ARS,
+        "float32",
+        str(straight.data),
+    )
     assert {line["kind"] for line in lines} == {"train", "validation"}
     for line in lines:
         assert line["epoch"] == line["step"] / 2
@@ -419,7 +424,7 @@ def test_maps_are_those_of_the_network_at_the_end_of_the_epoch(mapped: Path) -> 
     assert str(arrays.pop("case")) == sample.name
     assert arrays.pop("classes").tolist() == ["background", *LABELS]
     label = sample.label[None].astype(np.int32)
-    how: dict[str, Any] = {"grid": config.loss.grid, "adaptive_gradient": config.loss.adaptive_gradient}
+    how: dict[str, Any] = {"regions": config.loss.regions, "adaptive_gradient": config.loss.adaptive_gradient}
     expected = region_maps(predict_logits(network, sample.image)[None], label, **how).arrays()
     assert arrays.keys() == expected.keys()
     for name, values in expected.items():
@@ -431,9 +436,9 @@ def test_maps_are_those_of_the_network_at_the_end_of_the_epoch(mapped: Path) -> 
 
 def test_maps_need_a_grid_that_fits_their_case(straight: SmallRun, tmp_path: Path) -> None:
     """The case of 12 to 14 slices is smaller than the canvas of 16."""
-    options = ("--train.maps_every=1", "--loss.grid=16", "--data.cache", tmp_path / "cache")
+    options = ("--train.maps_every=1", "--loss.regions=16", "--data.cache", tmp_path / "cache")
     line = refused(straight, *options, folder=tmp_path / "new")
-    assert line.startswith("ars-jax: loss.grid, loss.region_size: found grid (=16)")
+    assert line.startswith("ars-jax: loss.regions: found 16")
     assert "of which maps are written" in line
 
 
@@ -443,7 +448,7 @@ def test_organs_that_nobody_drew_are_background_in_maps(tmp_path: Path) -> None:
     image = rng.uniform(-1, 1, (16, 16, 16)).astype(np.float32)
     label = rng.integers(0, 2, image.shape).astype(np.uint8)
     drawn = Sample("case", image, label, np.array([True, True, False]))
-    write_maps(tmp_path / "maps.npz", network, drawn, LossConfig(grid=2))
+    write_maps(tmp_path / "maps.npz", network, drawn, Objective(regions=2))
     with np.load(tmp_path / "maps.npz") as file:
         assert file["false_positives"][..., 1].min() > 0
         assert file["false_positives"][..., 2].max() == 0
@@ -472,7 +477,7 @@ def test_a_taken_folder_is_refused(straight: SmallRun) -> None:
         ("--optim.learning_rate=0.5", "optim.learning_rate"),
         ("--model.base_channels=4", "model.base_channels"),
         ("--train.epochs=5", "train.epochs"),
-        ("--loss.grid=[2,2,2]", "loss.grid"),
+        ("--loss.regions=[2,2,2]", "loss.regions"),
         ("--data.labels={Ball_L: 3}", "data.labels"),
     ],
 )
@@ -533,10 +538,10 @@ def test_batches_have_to_fill_the_devices(straight: SmallRun, tmp_path: Path) ->
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("option", ["--loss.grid=17", "--loss.grid=0", "--loss.grid=[1,2,-3]"])
+@pytest.mark.parametrize("option", ["--loss.regions=17", "--loss.regions=0", "--loss.regions=[1,2,-3]"])
 def test_regions_have_to_fit_the_canvas(straight: SmallRun, tmp_path: Path, option: str) -> None:
     line = refused(straight, option, "--data.cache", tmp_path / "cache", folder=tmp_path / "new")
-    assert line.startswith("ars-jax: loss.grid")
+    assert line.startswith("ars-jax: loss.regions")
     assert not (tmp_path / "new").exists()
 
 

@@ -44,7 +44,7 @@ def test_a_run_on_a_mesh_goes_on_on_another_as_on_one_device(tmp_path: Path) -> 
         data={"cache": str(tmp_path / "cache")},
         prepare={"canvas": [32, 16, 16]},
         model={"variant": "monai"},
-        loss={"grid": [3, 2, 2]},
+        loss={"regions": [3, 2, 2]},
         train={"epochs": 2, "batch_size": 4, "accumulate": 2, "validate_every": 1},
     )
     assert train("--config", config, "--mesh.data=1") == 0

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +15,11 @@ from optax import tree_utils
 from rich.console import Console
 
 from ars_jax import losses
-from ars_jax.config import LossConfig, Objective, OptimConfig
+from ars_jax.config import OptimConfig
 from ars_jax.data.augment import UNCHANGED, apply
 from ars_jax.data.plan import Sample
 from ars_jax.data.prepare import normalised
+from ars_jax.losses import Objective, RegionSize
 from ars_jax.mesh import Mesh, make_mesh, put_batch, replicated
 from ars_jax.models import VNet
 from ars_jax.options import read_config
@@ -26,11 +27,13 @@ from ars_jax.train import loop
 from ars_jax.train.inputs import Inputs
 from ars_jax.train.record import Recorder
 from ars_jax.train.state import TrainState, place_state
-from ars_jax.train.step import make_loss, make_optimizer, train_step
+from ars_jax.train.step import make_optimizer, train_step
 from tests.data.synthetic import LABELS, PLAN, ct, grid
+from tests.objectives import ARS, RS
 from tests.small_runs import DEVICES, write_config
 
-OBJECTIVES = get_args(Objective)
+OTHERS = ("focal_tversky", "generalized_dice", "sensitivity_specificity")
+OBJECTIVES = ("cross_entropy", "dice", "baseline", RS, ARS, *OTHERS)
 CANVAS = (16, 16, 16)
 
 
@@ -180,7 +183,7 @@ def step_on_logits(
         "label": jnp.asarray(labels),
         "labelled": jnp.asarray([labelled] * len(labels)),
     }
-    loss = make_loss(LossConfig(objective=objective, grid=2))
+    loss = Objective(dict.fromkeys(objective.split("+"), 1.0), regions=2)
     after, metrics = train_step(cast(VNet, GivenLogits()), optimizer, loss, partly, state, batch)
     return float(metrics["loss"]), np.asarray(params - after.params)
 
@@ -224,31 +227,30 @@ def test_heeding_the_flags_changes_nothing_where_all_was_drawn(objective: str) -
     np.testing.assert_allclose(heeded[1], ignored[1], atol=1e-6)
 
 
-OTHER = LossConfig(
-    region_weight=0.7,
-    cross_entropy_weight=0.2,
-    cross_entropy_reduction="sum",
-    grid=(2, 1, 4),
-    a=0.2,
-    b=0.6,
-    adaptive_gradient="stop",
-    absent="count",
-    reduction="mean",
-    eps=1e-3,
-    fp_weight=0.4,
-    fn_weight=0.9,
-    gamma=2.0,
-    sensitivity_weight=0.2,
-)
-DIVISION = {"grid": (2, 1, 4), "absent": "count", "reduction": "mean", "eps": 1e-3}
+OTHER: dict[str, Any] = {
+    "cross_entropy_weight": 0.2,
+    "cross_entropy_reduction": "sum",
+    "regions": (2, 1, 4),
+    "min_penalty": 0.2,
+    "penalty_range": 0.6,
+    "adaptive_gradient": "through",
+    "absent_classes": "include",
+    "reduction": "mean",
+    "eps": 1e-3,
+    "fp_weight": 0.4,
+    "fn_weight": 0.9,
+    "gamma": 2.0,
+    "sensitivity_weight": 0.2,
+}
+DIVISION = {key: OTHER[key] for key in ("regions", "absent_classes", "reduction", "eps")}
 BY_HAND: dict[str, Callable[..., Any]] = {
     "cross_entropy": partial(losses.cross_entropy, reduction="sum"),
     "dice": partial(losses.dice, eps=1e-3),
     "baseline": lambda x, y: losses.dice(x, y, eps=1e-3) + 0.2 * losses.cross_entropy(x, y, reduction="sum"),
-    "baseline+rs": lambda x, y: BY_HAND["baseline"](x, y) + 0.7 * losses.region_specific(x, y, **DIVISION),
-    "baseline+ars": lambda x, y: (
+    RS: lambda x, y: BY_HAND["baseline"](x, y) + 0.7 * losses.region_specific(x, y, **DIVISION),
+    ARS: lambda x, y: (
         BY_HAND["baseline"](x, y)
-        + 0.7 * losses.adaptive_region_specific(x, y, a=0.2, b=0.6, adaptive_gradient="stop", **DIVISION)
+        + 0.7 * losses.adaptive_region_specific(x, y, min_penalty=0.2, penalty_range=0.6, **DIVISION)
     ),
     "focal_tversky": partial(losses.focal_tversky, fp_weight=0.4, fn_weight=0.9, gamma=2.0, eps=1e-3),
     "generalized_dice": partial(losses.generalized_dice, eps=1e-3),
@@ -260,20 +262,20 @@ BY_HAND: dict[str, Callable[..., Any]] = {
 def test_objectives_are_sums_of_the_losses_with_every_option(objective: Any) -> None:
     """Values and gradients, with no option at its default."""
     logits, _, labels = logits_and_labels()
-    loss = make_loss(dataclasses.replace(OTHER, objective=objective))
+    weights = {term: 0.7 if "region" in term else 1.0 for term in objective.split("+")}
+    loss = Objective(weights, **OTHER)
     found, slope = jax.value_and_grad(lambda x: loss(x, labels)[0])(logits)
     expected, expected_slope = jax.value_and_grad(lambda x: BY_HAND[objective](x, labels))(logits)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     np.testing.assert_allclose(slope, expected_slope, atol=1e-5 * np.abs(expected_slope).max())
 
 
-def test_region_size_takes_the_place_of_the_grid() -> None:
+def test_a_region_size_is_the_number_of_regions_that_it_makes() -> None:
     logits, _, labels = logits_and_labels()
-    by_grid, by_size = (
-        make_loss(dataclasses.replace(OTHER, **division))(logits, labels)[0]
-        for division in ({"grid": (2, 1, 4)}, {"grid": None, "region_size": (2, 4, 1)})
+    by_number, by_size = (
+        Objective(**{**OTHER, "regions": regions})(logits, labels)[0] for regions in ((2, 1, 4), RegionSize((2, 4, 1)))
     )
-    np.testing.assert_allclose(by_size, by_grid, rtol=1e-6)
+    np.testing.assert_allclose(by_size, by_number, rtol=1e-6)
 
 
 class Pointwise:
@@ -294,7 +296,7 @@ def pointwise_step(accumulate: int) -> tuple[Any, tuple[TrainState, dict[str, ja
         "label": rng.integers(0, 3, (6, 8, 8, 8)).astype(np.uint8),
         "labelled": rng.random((6, 3)) < 0.7,
     }
-    optimizer, loss = optax.sgd(1.0), make_loss(LossConfig(grid=2))
+    optimizer, loss = optax.sgd(1.0), Objective(regions=2)
     state = TrainState(jnp.int32(0), params, jnp.float32(0), optimizer.init(params), jax.random.key(0))
     step = partial(train_step, cast(VNet, Pointwise()), optimizer, loss, True, accumulate=accumulate)
     return jax.jit(step), (state, jax.tree.map(jnp.asarray, batch))

@@ -1,23 +1,28 @@
 """The one pass over the volume: per region and class, the sums that every overlap loss is made of."""
 
+from __future__ import annotations
+
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ars_jax.losses.regions import (
+from ars_jax.losses._checks import ArgumentError, answers_other_names, check_word
+from ars_jax.losses._documented import documented
+from ars_jax.losses._regions import (
     Bounds,
     RegionMap,
+    Regions,
     equal_side,
     region_bounds,
     sum_over_map,
     sum_over_regions,
 )
-
-Array = jax.Array | np.ndarray
+from ars_jax.losses._types import Array, Labels, Logits, Mask
 
 SLAB_ELEMENTS = {"cpu": 2**19, "other": 2**22}
 """Logits per slab of the pass. On a CPU a slab's temporaries then stay in its cache (0.31 s beside 0.41 s with slabs
@@ -53,34 +58,40 @@ class OverlapStatistics:
     voxels: jax.Array
 
     @property
-    def intersection(self) -> jax.Array:
-        """I = sum p g = G - FN, the true positives, `[b, *grid, c]`."""
+    def true_positives(self) -> jax.Array:
+        """I = sum p g = G - FN, `[b, *grid, c]`."""
         return self.reference - self.false_negatives
 
     @property
     def predicted(self) -> jax.Array:
         """P = sum p = I + FP, `[b, *grid, c]`."""
-        return self.intersection + self.false_positives
+        return self.true_positives + self.false_positives
 
     @property
-    def intersection_squared(self) -> jax.Array:
+    def squared_true_positives(self) -> jax.Array:
         """Q = sum p^2 g = G - 2 FN + sum (1 - p)^2 g, `[b, *grid, c]`."""
         return self.reference - 2 * self.false_negatives + self.squared_false_negatives
 
     @property
-    def predicted_squared(self) -> jax.Array:
+    def squared_predicted(self) -> jax.Array:
         """P2 = sum p^2 = Q + sum p^2 (1 - g), `[b, *grid, c]`."""
-        return self.intersection_squared + self.squared_false_positives
+        return self.squared_true_positives + self.squared_false_positives
 
-    def total(self) -> "OverlapStatistics":
+    def __repr__(self) -> str:
+        samples, *grid, classes = self.reference.shape
+        regions = f"{'x'.join(map(str, grid))} regions, " if grid else ""
+        fields = ", ".join(field.name for field in dataclasses.fields(self))
+        return f"OverlapStatistics({samples} samples, {regions}{classes} classes, {self.reference.dtype}: {fields})"
+
+    def total(self) -> OverlapStatistics:
         """Returns the statistics of the whole volume: the sums of the regional ones, `[b, c]`."""
         return jax.tree.map(lambda x: x.sum(tuple(range(1, x.ndim - 1))), self)
 
-    def whole_batch(self) -> "OverlapStatistics":
-        """Returns the statistics of all samples taken together, `[1, *grid, c]`."""
+    def batch_total(self) -> OverlapStatistics:
+        """Returns the statistics of the batch as one sample, `[1, *grid, c]`."""
         return jax.tree.map(lambda x: x.sum(0, keepdims=True), self)
 
-    def foreground(self) -> "OverlapStatistics":
+    def foreground(self) -> OverlapStatistics:
         """Returns the statistics without class 0, `[b, *grid, c - 1]`.
 
         Raises:
@@ -91,7 +102,7 @@ class OverlapStatistics:
         classes = {field.name: getattr(self, field.name)[..., 1:] for field in dataclasses.fields(self)}
         return OverlapStatistics(**{**classes, "voxels": self.voxels})
 
-    def coarser(self) -> "OverlapStatistics":
+    def coarser(self) -> OverlapStatistics:
         """Returns the statistics of a grid with half the regions per axis, each the sum of 2 x 2 (x 2) of this one's.
 
         Of a map, regions 2r and 2r + 1 become region r.
@@ -100,49 +111,53 @@ class OverlapStatistics:
             ValueError: an axis has an odd number of regions.
         """
         grid = self.reference.shape[1:-1]
-        if any(regions % 2 for regions in grid):
+        if not grid or any(regions % 2 for regions in grid):
             raise ValueError(f"a grid of {'x'.join(map(str, grid))} regions cannot be halved along every axis")
         pairs = tuple(tuple((r, r + 2) for r in range(0, regions, 2)) for regions in grid)
         return jax.tree.map(lambda x: sum_over_regions(x, pairs), self)
 
 
+@answers_other_names
+@documented
 def overlap_statistics(
-    logits: jax.Array,
-    labels: jax.Array,
+    logits: Logits,
+    labels: Labels,
     *,
-    grid: int | Sequence[int] | None = None,
-    region_size: int | Sequence[int] | None = None,
-    region_map: RegionMap | None = None,
-    where: jax.Array | None = None,
+    where: Mask | None = None,
+    ignore_label: int | None = None,
+    spatial_dims: Literal[2, 3] = 3,
+    regions: Regions | None = None,
     from_probabilities: bool = False,
 ) -> OverlapStatistics:
     """Sums a prediction against its reference over every region, in one pass (the symbols of Eqs. 2-11).
 
-    Softmax, comparison with the label map and sums are fused; no one-hot volume is stored. The backward pass computes
-    the softmax again, so that only logits and labels are kept for it.
-
-    Args:
-        logits: `[b, *space, c]` with two or three spatial axes, any float type.
-        labels: integers in `[0, c)`, `[b, *space]`, or one-hot or soft labels, `[b, *space, c]`. A voxel with another
-            number, and not taken out by `where`, is a false positive of every class: its value cannot be checked here.
-        grid: regions per axis, see `region_bounds`; without any division the volume is one region.
-        region_size: largest region side in voxels, instead of `grid`.
-        region_map: regions of any shape, instead of `grid`.
-        where: `[b, *space]`, false or 0 takes a voxel out of every sum, whatever its logits are.
-        from_probabilities: `logits` holds probabilities instead; their logarithm is then clipped at the smallest
-            normal number.
+    Softmax, comparison with the label map and sums are one loop over slabs of the volume; no one-hot volume is stored.
+    The backward pass computes the softmax again, so that only logits and labels are kept for it. A voxel with a label
+    outside of `[0, c)` that is not left out is a false positive of every class: its value cannot be checked here.
 
     Returns:
         Statistics per region and class, `[b, *grid, c]`.
 
     Raises:
-        ValueError: shapes that do not fit together, or a division that does not fit the volume.
+        ValueError: shapes that do not fit together, or regions that do not fit the volume.
+
+    Examples:
+        >>> import numpy as np
+        >>> from ars_jax import losses
+        >>> labels = np.arange(64).reshape(1, 4, 4, 4) % 2
+        >>> s = losses.overlap_statistics(np.zeros((1, 4, 4, 4, 2)), labels, regions=(1, 2, 2))
+        >>> s
+        OverlapStatistics(1 samples, 1x2x2 regions, 2 classes, float32: false_positives, false_negatives, reference, \
+squared_false_positives, squared_false_negatives, log_loss, voxels)
+        >>> s.total().true_positives.tolist()
+        [[16.0, 16.0]]
     """
-    check_shapes(logits, labels, where, region_map)
-    if region_map is not None and (grid is not None or region_size is not None):
-        raise ValueError(f"region_map and grid (={grid}) or region_size (={region_size}) both divide the volume")
-    bounds = region_bounds(logits.shape[1:-1], grid=grid, region_size=region_size)
-    return sum_slabs(bounds, from_probabilities, logits, labels, where, region_map)
+    check_arrays(logits, labels, where, spatial_dims)
+    where = counted_voxels(labels, where, ignore_label, logits.ndim)
+    if isinstance(regions, RegionMap):
+        check_map(regions, logits)
+        return sum_slabs(region_bounds(logits.shape[1:-1], None), from_probabilities, logits, labels, where, regions)
+    return sum_slabs(region_bounds(logits.shape[1:-1], regions), from_probabilities, logits, labels, where, None)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -252,26 +267,51 @@ def _one_hot(labels: jax.Array, x: jax.Array) -> jax.Array:
     return (labels[..., None] == classes).astype(x.dtype)
 
 
-def check_shapes(logits: Array, labels: Array, where: Array | None, region_map: RegionMap | None) -> None:
-    """Raises a ValueError for arguments of `overlap_statistics` whose shapes or types do not fit together."""
-    if logits.ndim not in (4, 5):
-        raise ValueError(f"logits must be [b, z, y, x, c] or [b, y, x, c]; their shape is {logits.shape}")
+def counted_voxels(labels: Labels, where: Mask | None, ignore_label: int | None, ndim: int) -> Mask | None:
+    """Joins the mask with the voxels of the ignored label; logits have `ndim` axes."""
+    if ignore_label is None:
+        return where
+    if labels.ndim == ndim:
+        raise ArgumentError("ignore_label", ignore_label, "None for one-hot or soft labels; give a mask as where")
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise ArgumentError("ignore_label", ignore_label, f"None for labels that are {labels.dtype}, not integers")
+    limits = jnp.iinfo(labels.dtype)
+    if not limits.min <= ignore_label <= limits.max:
+        raise ArgumentError("ignore_label", ignore_label, f"a value of the labels' type {labels.dtype}")
+    kept = labels != np.asarray(ignore_label, labels.dtype)
+    return kept if where is None else kept & where.astype(bool)
+
+
+def check_arrays(logits: Array, labels: Array, where: Array | None, spatial_dims: int) -> None:
+    """Raises a ValueError for arrays whose shapes or types do not fit together."""
+    check_word("spatial_dims", spatial_dims, Literal[2, 3])
+    wanted = "[b, z, y, x, c]" if spatial_dims == 3 else "[b, y, x, c]"
+    if logits.ndim != spatial_dims + 2:
+        fix = {
+            (4, 3): "; give one volume a batch axis, logits[None], and images spatial_dims=2",
+            (5, 2): "; volumes have spatial_dims=3",
+        }.get((logits.ndim, spatial_dims), "")
+        raise ArgumentError("logits.shape", logits.shape, f"{wanted} for spatial_dims={spatial_dims}{fix}")
     if labels.shape not in (logits.shape, logits.shape[:-1]):
-        raise ValueError(
-            f"labels of shape {labels.shape} do not fit logits of shape {logits.shape}: "
-            f"give integers {logits.shape[:-1]}, or one-hot or soft labels {logits.shape}"
-        )
+        if logits.shape[:1] + logits.shape[2:] in (labels.shape, labels.shape[:1] + labels.shape[2:]):
+            fix = f"move the classes from axis 1 to the last one: jnp.moveaxis(logits, 1, -1) of {logits.shape}"
+            raise ArgumentError("logits.shape", logits.shape, f"{wanted}, channels last; {fix}")
+        wanted = f"{logits.shape[:-1]} for integers, or {logits.shape} for one-hot or soft labels, to fit the logits"
+        raise ArgumentError("labels.shape", labels.shape, wanted)
+    if logits.shape[-1] < 2:
+        fix = "give a binary prediction a background, jnp.concatenate([jnp.zeros_like(logits), logits], -1)"
+        raise ArgumentError("logits.shape", logits.shape, f"of at least 2 classes, background included; {fix}")
     if labels.ndim < logits.ndim and not (labels.dtype == bool or jnp.issubdtype(labels.dtype, jnp.integer)):
-        raise ValueError(f"labels of shape {labels.shape} must be integers; their type is {labels.dtype}")
+        raise ArgumentError("labels.dtype", labels.dtype, f"an integer type for labels of shape {labels.shape}")
     if where is not None and where.shape != logits.shape[:-1]:
-        raise ValueError(f"where of shape {where.shape} must be {logits.shape[:-1]}, as logits without classes")
+        raise ArgumentError("where.shape", where.shape, f"{logits.shape[:-1]}, the logits' without classes")
     if where is not None and jnp.issubdtype(where.dtype, jnp.floating):
-        raise ValueError(f"where must be true or false; its type is {where.dtype}, and voxels cannot have weights")
-    if region_map is None:
-        return
-    ids = region_map.ids
-    if ids.shape != logits.shape[:-1] or not jnp.issubdtype(ids.dtype, jnp.integer) or region_map.count < 1:
-        raise ValueError(
-            f"region_map of {region_map.count} regions, ids {ids.dtype} {ids.shape}, must have at least one region "
-            f"and integer ids {logits.shape[:-1]}, as logits without classes"
-        )
+        raise ArgumentError("where.dtype", where.dtype, "boolean: voxels cannot have weights")
+
+
+def check_map(regions: RegionMap, logits: Array) -> None:
+    """Raises a ValueError for a region map that does not fit the logits."""
+    ids, space = regions.ids, logits.shape[:-1]
+    if ids.shape != space or not jnp.issubdtype(ids.dtype, jnp.integer) or regions.count < 1:
+        found = f"{regions.count} regions, ids {ids.dtype} {ids.shape}"
+        raise ArgumentError("regions", found, f"a map of at least one region with integer ids {space}")

@@ -9,6 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ars_jax.losses._checks import ArgumentError
+from ars_jax.losses._objective import RegionSize
+
 Bounds = tuple[tuple[int, int], ...]
 """The regions of one axis: region r covers voxels `start` to `stop - 1` of `bounds[r] = (start, stop)`."""
 
@@ -19,9 +22,9 @@ class RegionMap:
     """Regions of any shape, such as organs with their surroundings or supervoxels.
 
     Attributes:
-        ids: the region of each voxel, integers in `[0, count)`, `[b, *space]`; voxels with another number are in no
-            region, and so in no sum.
-        count: how many regions there are; fixed when a function is compiled.
+        ids: region of each voxel, integers in `[0, count)`, `[b, *space]`; voxels with another number are in no region,
+            and so in no sum.
+        count: number of regions, a constant of the compiled function.
     """
 
     ids: jax.Array
@@ -33,48 +36,50 @@ class RegionMap:
         return RegionMap(jnp.where((ids < 0) | (ids >= self.count), self.count, ids), self.count + 1)
 
 
-def region_bounds(
-    space: Sequence[int], *, grid: int | Sequence[int] | None = None, region_size: int | Sequence[int] | None = None
-) -> tuple[Bounds, ...]:
+Regions = int | Sequence[int] | RegionSize | RegionMap
+"""A division of the volume: regions per axis, their largest side, or a map."""
+
+
+def region_bounds(space: Sequence[int], regions: int | Sequence[int] | RegionSize | None) -> tuple[Bounds, ...]:
     """Cuts every axis into balanced regions that cover each voxel once.
 
-    Region r of n over a side of s voxels covers `floor(r s / n)` to `floor((r + 1) s / n) - 1`, so that sides that
-    do not divide get regions that differ by at most one voxel.
+    Region r of n over a side of s voxels covers `floor(r s / n)` to `floor((r + 1) s / n) - 1`: regions of a side that
+    does not divide differ by at most one voxel.
 
     Args:
         space: voxels per axis, `(z, y, x)` or `(y, x)`.
-        grid: regions per axis, one number for all axes or one for each (the paper: 16). With neither this nor
-            `region_size` the volume is one region.
-        region_size: largest region side in voxels, instead of `grid`.
+        regions: number of regions per axis, one number for all axes or one for each (the paper: 16), or `RegionSize`,
+            the largest region side. None makes the volume one region.
 
     Returns:
         The regions of each axis, one tuple of `(start, stop)` voxel indices per axis.
 
     Raises:
-        ValueError: both divisions given, a number below 1, a wrong count of numbers, or more regions than voxels.
+        ValueError: a number below 1, a wrong count of numbers, or more regions than voxels.
+
+    Examples:
+        >>> from ars_jax import losses
+        >>> losses.region_bounds((4, 6), (2, 3))
+        (((0, 2), (2, 4)), ((0, 2), (2, 4), (4, 6)))
+        >>> losses.region_bounds((7,), losses.RegionSize(3))
+        (((0, 2), (2, 4), (4, 7)),)
     """
-    if grid is not None and region_size is not None:
-        raise ValueError(f"grid (={grid}) and region_size (={region_size}) both divide the volume; give one of them")
-    if region_size is not None:
-        counts = [
-            math.ceil(side / size)
-            for side, size in zip(space, _per_axis(region_size, space, "region_size"), strict=True)
-        ]
+    if isinstance(regions, RegionSize):
+        sizes = _per_axis(regions.voxels, space, "RegionSize")
+        counts = [math.ceil(side / size) for side, size in zip(space, sizes, strict=True)]
     else:
-        counts = _per_axis(1 if grid is None else grid, space, "grid")
+        counts = _per_axis(1 if regions is None else regions, space, "regions")
     for axis, (side, count) in enumerate(zip(space, counts, strict=True)):
         if count > side:
-            raise ValueError(
-                f"grid (={grid}) asks for {count} regions along spatial axis {axis} of {side} voxels; "
-                f"use a grid of at most {side} there, or region_size"
-            )
+            wanted = f"at most {side} along spatial axis {axis} of {side} voxels, or a RegionSize"
+            raise ArgumentError("regions", regions, wanted)
     return tuple(
         tuple((region * side // count, (region + 1) * side // count) for region in range(count))
         for side, count in zip(space, counts, strict=True)
     )
 
 
-def pooling_bounds(space: Sequence[int], *, grid: int | Sequence[int]) -> tuple[Bounds, ...]:
+def pooling_bounds(space: Sequence[int], bins: int | Sequence[int]) -> tuple[Bounds, ...]:
     """Cuts every axis into the bins of PyTorch's adaptive pooling.
 
     Bin r of n over a side of s voxels covers `floor(r s / n)` to `ceil((r + 1) s / n) - 1`: bins of sides that do not
@@ -82,7 +87,7 @@ def pooling_bounds(space: Sequence[int], *, grid: int | Sequence[int]) -> tuple[
 
     Args:
         space: voxels per axis, `(z, y, x)` or `(y, x)`.
-        grid: bins per axis, one number for all axes or one for each.
+        bins: per axis, one number for all axes or one for each.
 
     Returns:
         The bins of each axis, one tuple of `(start, stop)` voxel indices per axis.
@@ -92,7 +97,7 @@ def pooling_bounds(space: Sequence[int], *, grid: int | Sequence[int]) -> tuple[
     """
     return tuple(
         tuple((box * side // count, -(-(box + 1) * side // count)) for box in range(count))
-        for side, count in zip(space, _per_axis(grid, space, "grid"), strict=True)
+        for side, count in zip(space, _per_axis(bins, space, "num_region_per_axis"), strict=True)
     )
 
 
@@ -180,5 +185,5 @@ def _per_axis(value: int | Sequence[int], space: Sequence[int], name: str) -> li
     except TypeError:
         numbers = []
     if len(numbers) != len(space) or any(number < 1 for number in numbers):
-        raise ValueError(f"{name} (={value}) must be a positive integer or {len(space)} of them, one per spatial axis")
+        raise ArgumentError(name, value, f"a positive integer or {len(space)} of them, one per spatial axis")
     return numbers
