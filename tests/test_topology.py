@@ -29,7 +29,7 @@ def product(x, k):
 
 def convolution(x, k):
     labels = ("NDHWC", "DHWIO", "NDHWC")
-    y = jax.lax.conv_general_dilated(x.reshape(1, 16, 16, 16, 16), k[:8].reshape(2, 2, 2, 16, 16), (2, 2, 2), "VALID",
+    y = jax.lax.conv_general_dilated(x.reshape(1, 16, 16, 16, 16), k.reshape(2, 2, 2, 16, 16), (2, 2, 2), "VALID",
                                      dimension_numbers=labels)
     return jnp.sum(y**2)
 
@@ -81,8 +81,9 @@ def test_a_program_for_an_absent_accelerator_is_counted_with_its_loops(topology:
     assert 9 * 2 * 4096 * 16 * 16 <= flops < 1.1 * 9 * 2 * 4096 * 16 * 16
     assert launches > 9
     assert (cycles is not None) == (topology == "v5e:1x1")
+    most = 5 if topology == "v5e:1x1" else 3.1  # a TPU convolves elements that it adds
     once = 2 * 8**3 * 8 * 16 * 16
-    assert 3 * once <= of_convolution < 4 * once
+    assert 3 * once <= of_convolution < most * once
 
 
 def test_no_topology_is_this_machine() -> None:
