@@ -30,8 +30,10 @@ _FREE = frozenset(
 _ALIASES = frozenset(("bitcast", "reshape"))
 _SLICING = frozenset(("slice", "dynamic-slice", "gather"))
 _BOOKKEEPING = frozenset(
-    ("Sharding", "SPMDFullToShardShape", "SPMDShardToFullShape", "AllocateBuffer", "LayoutConstraint")
+    "Sharding SPMDFullToShardShape SPMDShardToFullShape AllocateBuffer LayoutConstraint AssumeGatherIndicesInBound "
+    "ConcatBitcast".split()
 )
+"""Targets of custom calls where nothing runs."""
 _SCALARS: dict[str, Callable[[int, int], int]] = {
     "add": operator.add,
     "subtract": operator.sub,
@@ -214,6 +216,17 @@ class _Module:
             computation = self.computations[name]
             self._flops[name] = sum(_flops(self, computation, found) for found in computation.instructions.values())
         return self._flops[name]
+
+    def collectives(self, name: str) -> Counter[str]:
+        """The exchanges of a computation that is fused."""
+        found: Counter[str] = Counter()
+        for instruction in self.computations[name].instructions.values():
+            if instruction.opcode == "fusion":
+                found += self.collectives(instruction.called("calls") or "")
+            elif instruction.opcode in COLLECTIVES:
+                # A TPU's compiler divides what it has summed in one exchange, and names the computation so.
+                found["reduce-scatter" if name.startswith("all-reduce-scatter") else instruction.opcode] += 1
+        return found
 
 
 def _parse_instruction(name: str, rest: str) -> _Instruction:
@@ -434,6 +447,8 @@ def _count_launch(module: _Module, computation: _Computation, instruction: _Inst
         return
     tally.launches += 1
     tally.cycles += int(instruction.attribute(r'"estimated_cycles":"(\d+)"') or 0)
+    if opcode == "fusion":
+        tally.collectives += module.collectives(instruction.called("calls") or "")
     tally.collectives[opcode] += opcode in COLLECTIVES
     tally.flops += _flops(module, computation, instruction)
     distinct = dict(zip(reversed(instruction.operands), reversed(range(len(instruction.operands))), strict=True))

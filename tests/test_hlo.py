@@ -113,6 +113,24 @@ def test_collectives_count_once_where_they_start_and_end_apart() -> None:
     assert counts.bytes_accessed == (16 + 16) + (16 + 64) + (64 + 64)
 
 
+def test_a_sum_that_a_tpu_divides_in_one_exchange_is_a_reduce_scatter() -> None:
+    fused = """
+%all-reduce-scatter.1 (a: f32[8]) -> f32[4] {
+  %a = f32[8]{0} parameter(0)
+  %sum = f32[8]{0} all-reduce(%a), to_apply=%add
+  %zero = s32[] constant(0)
+  ROOT %part = f32[4]{0} dynamic-slice(%sum, %zero), dynamic_slice_sizes={4}
+}
+"""
+    counts = entry(
+        "  %p = f32[8]{0} parameter(0)",
+        "  ROOT %s = f32[4]{0} fusion(%p), kind=kCustom, calls=%all-reduce-scatter.1",
+        before=fused,
+    )
+    assert counts.collectives == dict.fromkeys(COLLECTIVES, 0) | {"reduce-scatter": 1}
+    assert (counts.launches, counts.bytes_accessed) == (1, 32 + 16)
+
+
 def test_a_collective_in_a_loop_counts_in_every_trip() -> None:
     text = SLICED_LOOP.replace("START", "0").replace("KNOWN", KNOWN)
     text = text.replace("%next = s32[] add(%place, %one)", "%next = s32[] all-reduce(%place), to_apply=%add")
