@@ -37,7 +37,7 @@ MOST_CLASSES = 256
 POLICIES: tuple[Remat, ...] = get_args(Remat)
 NOT_COUNTED = "only the step is measured: no validation, second batch or device augmentation"
 UNKNOWN_OF_A_GPU = (
-    "without the GPU no algorithm is chosen: cuDNN's workspaces are unknown, so that memory is a lower bound",
+    "without the GPU nothing is autotuned and cuDNN's workspaces are unknown, so that memory is a lower bound",
     "of a GPU's memory JAX takes 75 % unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise",
 )
 """What the plan for a GPU that is not there leaves open."""
@@ -238,7 +238,7 @@ def remarks(task: Task, costs: Sequence[StepCost]) -> list[str]:
     counted = [(cost.remat, cost.counts) for cost in costs if cost.counts]
     for remat, counts in counted:
         if counts.unknown_loops:
-            lines.append(f"{remat}: {counts.unknown_loops} loops, whose trips are unknown, are counted once")
+            lines.append(f"{remat}: loops whose trips are unknown, so that they count once: {counts.unknown_loops}")
         if counts.not_counted:
             lines.append(f"{remat}: the arithmetic of {', '.join(counts.not_counted)} is not counted")
     lines.append(NOT_COUNTED)

@@ -121,7 +121,7 @@ def test_what_a_plan_leaves_open_is_told() -> None:
     task = make_task(config_of(), jax.devices(), canvas=(16, 16, 16), classes=2)
     counts = dataclasses.replace(COUNTS, loops=(48, None), not_counted=("TopK",), cycles=123_400_000)
     assert remarks(task, [dataclasses.replace(COST, counts=counts)]) == [
-        "none: 1 loops, whose trips are unknown, are counted once",
+        "none: loops whose trips are unknown, so that they count once: 1",
         "none: the arithmetic of TopK is not counted",
         NOT_COUNTED,
         "none: 123 million cycles, as the compiler estimates",
