@@ -65,7 +65,8 @@ def plan_arguments(parser: ArgumentParser) -> None:
         "--topology",
         type=str | None,
         default=None,
-        help="TPU chips that need not be there, e.g. v5e:2x2; this machine's devices by default",
+        help="accelerators that need not be there: TPU chips, e.g. v5e:2x2, or GPUs: a100, h100, h200, h100:4 for "
+        "four; this machine's devices by default",
     )
     parser.add_argument(
         "--canvas",

@@ -113,13 +113,13 @@ def plan_command(arguments: Namespace, console: Console) -> None:
     from ars_jax.plan import (
         POLICIES,
         describe,
-        find_devices,
         make_task,
         plan,
         remarks,
         render,
         to_json,
     )
+    from ars_jax.topology import find_devices
 
     config = build_config(arguments)
     check_config(config)

@@ -6,15 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from ars_jax.errors import UserError
+from ars_jax.topology import GPUS
 
 GROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 """Where Linux names a control group's limit in bytes, or "max"."""
 
 _GIBIBYTES = {"TPU v4": 15.25, "TPU v5": 95.74, "TPU v5 lite": 15.75, "TPU v6 lite": 31.25, "TPU7x": 94.75}
 MEMORY_OF = {name: int(gibibytes * 2**30) for name, gibibytes in _GIBIBYTES.items()}
-"""Bytes that the TPU compiler lets a program use, by the device's name: a chip, or one of the two halves of a v4 or 7x.
+MEMORY_OF |= {gpu.kind: gpu.memory for gpu in GPUS.values()}
+"""Bytes of devices that need not be there, by their names.
 
-A compiler without a device tells it only where a program does not fit.
+Of a TPU what its compiler lets a program use: a chip, or one of the two halves of a v4 or 7x; a compiler without a
+device says it only where a program does not fit. Of a GPU the whole memory, of which JAX takes three quarters unless
+XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise.
 """
 
 _UNITS = {unit: 1000**power for power, unit in enumerate(("B", "KB", "MB", "GB", "TB"))}

@@ -1,14 +1,12 @@
 """What a training step needs, found by compiling it: memory, arithmetic and communication, before anything runs.
 
-Assumed are labels of every organ (`partly_labelled=False`).
+The devices need not be there, see `topology`. Assumed are labels of every organ (`partly_labelled=False`).
 """
 
 import dataclasses
-import importlib.util
-import os
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple, get_args
 
@@ -20,9 +18,11 @@ from ars_jax.config import Config, Remat
 from ars_jax.data.layouts import find_dataset
 from ars_jax.data.prepare import padded_shape
 from ars_jax.errors import UserError
+from ars_jax.hlo import Counts, count_program
 from ars_jax.mesh import Mesh
 from ars_jax.models import STRIDE, packs_volumes
 from ars_jax.predict import make_model
+from ars_jax.topology import is_absent
 from ars_jax.train.compile import lower_step
 from ars_jax.train.devices import check_depth, training_mesh
 from ars_jax.train.loop import check_regions
@@ -35,19 +35,12 @@ GIGABYTE = 10**9
 MOST_CLASSES = 256
 """Labels are bytes."""
 POLICIES: tuple[Remat, ...] = get_args(Remat)
-NOT_COUNTED = (
-    "loops are counted once: the slabs of the loss, the parts of an accumulated batch",
-    "only the step is measured: no validation, second batch or device augmentation",
+NOT_COUNTED = "only the step is measured: no validation, second batch or device augmentation"
+UNKNOWN_OF_A_GPU = (
+    "without the GPU nothing is autotuned and cuDNN's workspaces are unknown, so that memory is a lower bound",
+    "of a GPU's memory JAX takes 75 % unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise",
 )
-COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
-
-_COMPILER_ONLY = {
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-}
-"""Tells libtpu not to look for a TPU, nor to mind another process that does; the topology is named apart."""
+"""What the plan for a GPU that is not there leaves open."""
 
 
 class Task(NamedTuple):
@@ -74,10 +67,7 @@ class StepCost:
         remat: what is computed again in the backward pass.
         argument_bytes: state and batch; None if it did not compile.
         temporary_bytes: everything else that is alive at once, with results that are not written over the state.
-        flops: arithmetic operations as the compiler counts them, the body of a loop once.
-        bytes_accessed: read and written, as the compiler counts them, the body of a loop once; the loss is a loop, and
-            reads and writes the logits about four times.
-        collectives: how often devices communicate, by kind.
+        counts: what the program does, loops as often as they run; None if it did not compile.
         compile_s: seconds it took to compile.
         fault: why the compiler gave up, where it did: the program does not fit the device.
     """
@@ -85,9 +75,7 @@ class StepCost:
     remat: Remat
     argument_bytes: int | None
     temporary_bytes: int | None
-    flops: float | None
-    bytes_accessed: float | None
-    collectives: Mapping[str, int]
+    counts: Counts | None
     compile_s: float
     fault: str | None = None
 
@@ -103,35 +91,6 @@ class StepCost:
         if self.fault is not None:
             return False
         return None if memory is None or self.total_bytes is None else self.total_bytes <= memory
-
-
-def find_devices(topology: str | None) -> Sequence[Any]:
-    """Finds the devices to plan for.
-
-    Args:
-        topology: a TPU and its chips, such as "v5e:2x2", which need not be there; None takes this machine's devices.
-
-    Returns:
-        The devices.
-
-    Raises:
-        UserError: no TPU compiler is installed, or it knows no such topology.
-    """
-    if topology is None:
-        return jax.devices()
-    if importlib.util.find_spec("libtpu") is None:
-        fix = "pip install 'ars_jax[tpu]', or leave --topology out"
-        raise UserError("--topology", found="no libtpu", wanted="the TPU compiler", fix=fix)
-    for name, value in _COMPILER_ONLY.items():
-        os.environ.setdefault(name, value)
-    from jax.experimental.topologies import get_topology_desc
-
-    try:
-        return get_topology_desc(platform="tpu", topology_name=topology).devices
-    except RuntimeError as error:
-        fix = "name a TPU and its chips; of one chip alone: --topology v5e:2x2 --mesh.data 1"
-        wanted = "a topology such as v5e:2x2, v5p:2x2x1 or v6e:4x4"
-        raise UserError("--topology", found=f"{topology} ({error})", wanted=wanted, fix=fix) from error
 
 
 def make_task(
@@ -208,16 +167,14 @@ def plan_step(task: Task, remat: Remat) -> StepCost:
     except jax.errors.JaxRuntimeError as error:
         if not (fault := _out_of_memory(str(error))):
             raise
-        return StepCost(remat, None, None, None, None, {}, time.perf_counter() - started, fault)
+        return StepCost(remat, None, None, None, time.perf_counter() - started, fault)
     seconds = time.perf_counter() - started
-    memory, costs = compiled.memory_analysis(), compiled.cost_analysis() or {}
+    memory, program = compiled.memory_analysis(), compiled.as_text()
     return StepCost(
         remat,
         memory.argument_size_in_bytes if memory else None,
         memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes if memory else None,
-        costs.get("flops"),
-        costs.get("bytes accessed"),
-        count_collectives(compiled.as_text() or ""),
+        count_program(program) if program else None,
         seconds,
     )
 
@@ -225,18 +182,6 @@ def plan_step(task: Task, remat: Remat) -> StepCost:
 def state_shapes(task: Task) -> TrainState:
     """Returns the shapes of the training's state."""
     return shapes_of_state(make_model(task.config.model, task.classes), make_optimizer(task.config.optim, 1))
-
-
-def count_collectives(program: str) -> dict[str, int]:
-    """Counts in a compiled program how often devices communicate.
-
-    Args:
-        program: HLO text.
-
-    Returns:
-        A number for each kind; what starts and ends apart counts once.
-    """
-    return {kind: len(re.findall(rf" {kind}(?:-start)?\(", program)) for kind in COLLECTIVES}
 
 
 def _out_of_memory(message: str) -> str | None:
@@ -259,16 +204,19 @@ def render(costs: Sequence[StepCost], memory: int | None) -> Table:
     """
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0)
     table.add_column("remat", no_wrap=True)
-    limit = "fits" if memory is None else f"fits\n{memory / GIGABYTE:.1f} GB"
-    for heading in ("arguments\nGB", "temporaries\nGB", "together\nGB", limit, "TFLOP", "moved\nGB", "compiled\nin s"):
+    limit = "fits" if memory is None else f"fits\n{memory / GIGABYTE:.{1 if memory < 100 * GIGABYTE else 0}f} GB"
+    sizes = ("arguments\nGB", "temporary\nGB", "together\nGB")
+    for heading in (*sizes, limit, "TFLOP", "moved\nGB", "launches", "compile\nin s"):
         table.add_column(heading, justify="right", no_wrap=True)
     for cost in costs:
+        counts = cost.counts
         table.add_row(
             cost.remat,
             *(_scaled(bytes_, 1e9) for bytes_ in (cost.argument_bytes, cost.temporary_bytes, cost.total_bytes)),
             {True: "yes", False: "no", None: "?"}[cost.fits(memory)],
-            _scaled(cost.flops, 1e12),
-            _scaled(cost.bytes_accessed, 1e9),
+            _scaled(counts and counts.flops, 1e12),
+            _scaled(counts and counts.bytes_accessed, 1e9),
+            str(counts.launches) if counts else "-",
             f"{cost.compile_s:.0f}",
         )
     return table
@@ -282,15 +230,27 @@ def remarks(task: Task, costs: Sequence[StepCost]) -> list[str]:
         costs: of every policy.
 
     Returns:
-        A line for every policy that did not compile, two for what is not counted, and, with several devices, one for
-        the collectives of every policy.
+        A line for every policy that did not compile, and for what is unknown of one that did; what no plan counts, and
+        what the plan for an absent GPU leaves open; for a TPU the cycles that its compiler estimates; with several
+        devices the collectives. What is counted is counted for every policy.
     """
     lines = [f"{cost.remat}: the compiler gave up: {cost.fault}" for cost in costs if cost.fault]
-    lines += NOT_COUNTED
-    if task.mesh.devices.size == 1:
-        return lines
-    counted = [(cost.remat, cost.collectives) for cost in costs if not cost.fault]
-    return lines + [f"{remat}: {', '.join(f'{n} {kind}' for kind, n in kinds.items())}" for remat, kinds in counted]
+    counted = [(cost.remat, cost.counts) for cost in costs if cost.counts]
+    for remat, counts in counted:
+        if counts.unknown_loops:
+            lines.append(f"{remat}: loops whose trips are unknown, so that they count once: {counts.unknown_loops}")
+        if counts.not_counted:
+            lines.append(f"{remat}: the arithmetic of {', '.join(counts.not_counted)} is not counted")
+    lines.append(NOT_COUNTED)
+    device = task.mesh.devices.flat[0]
+    if device.platform == "gpu" and is_absent(device):
+        lines += UNKNOWN_OF_A_GPU
+    for remat, counts in counted:
+        if counts.cycles is not None:
+            lines.append(f"{remat}: {counts.cycles / 1e6:.0f} million cycles, as the compiler estimates")
+        if task.mesh.devices.size > 1:
+            lines.append(f"{remat}: {', '.join(f'{n} {kind}' for kind, n in counts.collectives.items())}")
+    return lines
 
 
 def describe(task: Task) -> str:
@@ -319,7 +279,7 @@ def to_json(task: Task, costs: Sequence[StepCost], memory: int | None) -> dict[s
     config, mesh = task.config, task.mesh
     device = mesh.devices.flat[0]
     model = {key: value for key, value in dataclasses.asdict(config.model).items() if key != "remat"}
-    rows = [dataclasses.asdict(cost) | {"total_bytes": cost.total_bytes, "fits": cost.fits(memory)} for cost in costs]
+    rows = [_row(cost) | {"total_bytes": cost.total_bytes, "fits": cost.fits(memory)} for cost in costs]
     return {
         "objective": config.loss.name,
         "model": model,
@@ -336,6 +296,12 @@ def to_json(task: Task, costs: Sequence[StepCost], memory: int | None) -> dict[s
         "jax": jax.__version__,
         "steps": rows,
     }
+
+
+def _row(cost: StepCost) -> dict[str, Any]:
+    """All fields of a cost, its counts among them."""
+    row = dataclasses.asdict(cost)
+    return row | (row.pop("counts") or {})
 
 
 def plan(task: Task, policies: Sequence[Remat], progress: Callable[[int, int, str], None]) -> list[StepCost]:

@@ -62,7 +62,7 @@ part versions 25 "$python" -c "$describe"
 # The largest step comes first: it is what the machine was asked for. One policy of rematerialisation after the other.
 step step_largest 200 --parts largest "${largest[@]}"
 step step_trace 50 --parts trace "${largest[@]}" --trace "$out/step_trace.xplane.pb.gz"
-part losses 90 "$python" scripts/bench_losses.py "${losses[@]}" --dtype float32 bfloat16 --json "$out/losses.json"
+part losses 90 "$python" scripts/bench_losses.py "${losses[@]}" --pages kept --dtype float32 bfloat16 --json "$out/losses.json"
 step step_monai 60 --parts monai "${pair[@]}"
 part predict 50 "$python" scripts/bench_predict.py --dtype bfloat16 "${volume[@]}" --json "$out/predict.json"
 # Tests hold float32 to 1e-5, where matrix units would round to 10 bits.

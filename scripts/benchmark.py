@@ -72,7 +72,12 @@ class Report:
 
 
 def begin(
-    arguments: argparse.Namespace, packages: Sequence[str], *, host: bool = False, dtype: str | None = None
+    arguments: argparse.Namespace,
+    packages: Sequence[str],
+    *,
+    host: bool = False,
+    dtype: str | None = None,
+    keeps_memory: bool = True,
 ) -> Report:
     """Prepares the process, and prints what all figures depend on.
 
@@ -81,11 +86,14 @@ def begin(
         packages: that PyTorch's contestants need, PyTorch itself first.
         host: whether all that PyTorch is compared with runs on the host, whatever devices there are.
         dtype: of which ceilings are measured; None measures none.
+        keeps_memory: whether the process keeps memory that is freed for what asks for it next, as the commands do; else
+            large arrays begin with pages that the system clears. Either holds for PyTorch too.
 
     Returns:
         A report without figures. Its fact "torch_device" is None where no contestant of PyTorch may be made.
     """
-    keep_freed_memory()  # as the commands do; PyTorch, in the same process, gains as well
+    if keeps_memory:
+        keep_freed_memory()
     device = torch_device(packages, host) if arguments.torch else None
     facts: dict[str, Any] = {"device": jax.devices()[0].device_kind, "torch_device": device}
     facts |= {"cores": len(os.sched_getaffinity(0)), "python": platform.python_version()}
@@ -94,9 +102,14 @@ def begin(
     limits = ceilings(dtype) if dtype else {}
     if limits:
         print(f"measured: {limits['flop'] / GIGA:.0f} GFLOP/s, {limits['moved_bytes'] / GIGA:.1f} GB/s", flush=True)
+    return open_report(arguments, facts, limits)
+
+
+def open_report(arguments: argparse.Namespace, facts: Mapping[str, Any], limits: Mapping[str, float]) -> Report:
+    """Makes a report without figures, and stops the process where its file cannot be written."""
     report = Report(Path(arguments.json) if arguments.json else None, facts, limits)
     try:
-        _write(report)
+        write(report)
     except UserError as error:
         sys.exit(str(error))
     return report
@@ -184,7 +197,7 @@ def take_turns(contestants: Sequence[Contestant], rounds: int) -> list[Row]:
 def keep(report: Report, title: str, rows: list[Row], columns: Columns) -> None:
     """Prints the table of a group, and writes all groups so far, so that a kill loses only what comes later."""
     report.groups.append({"title": title, "rows": rows})
-    _write(report)
+    write(report)
     lines = [
         ("", *columns, ""),
         *((row["name"], *(cell(row) for cell in columns.values()), _faster(row)) for row in rows),
@@ -196,7 +209,8 @@ def keep(report: Report, title: str, rows: list[Row], columns: Columns) -> None:
         print("  ".join([name.ljust(widths[0]), *aligned, faster]).rstrip(), flush=True)
 
 
-def _write(report: Report) -> None:
+def write(report: Report) -> None:
+    """Writes the figures so far, if a file is wanted."""
     if report.path:
         write_json(report.path, {**report.facts, "ceilings": dict(report.limits), "groups": report.groups})
 

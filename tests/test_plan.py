@@ -1,5 +1,6 @@
 """What `ars-jax plan` says of a step, and of what cannot be planned."""
 
+import dataclasses
 import importlib.util
 import io
 import json
@@ -7,34 +8,37 @@ import os
 from collections.abc import Iterator
 from contextlib import chdir, redirect_stdout
 from pathlib import Path
-from typing import Any, get_args
+from types import SimpleNamespace
+from typing import Any, cast, get_args
 
 import jax
-import jax.experimental.topologies
+import numpy as np
 import pytest
 from rich.console import Console
 
 from ars_jax.cli import main
 from ars_jax.config import Config, DataConfig, MeshConfig, RunConfig
 from ars_jax.errors import UserError
+from ars_jax.hlo import COLLECTIVES, Counts
 from ars_jax.memory import find_memory, parse_memory
 from ars_jax.models.vnet import Remat
 from ars_jax.plan import (
     NOT_COUNTED,
     POLICIES,
+    UNKNOWN_OF_A_GPU,
     StepCost,
-    count_collectives,
-    find_devices,
     make_task,
     plan_step,
     remarks,
     render,
 )
+from ars_jax.topology import GPUS
 from tests.small_runs import quick_compilation
 
 SMALL = ("--model.base_channels", "2", "--model.kernel_size", "3", "--loss.regions", "2", "--remat", "none")
 PLACE = ("--canvas", "[32,16,16]", "--classes", "3", "--mesh.data", "1", "--mesh.space", "2")
-COST = StepCost("none", 700, 300, 5e12, 3e9, {"all-gather": 0, "all-reduce": 4}, 2.0)
+COUNTS = Counts(5e12, 3e9, 1234, (48, 48), dict.fromkeys(COLLECTIVES, 0), None, ())
+COST = StepCost("none", 700, 300, COUNTS, 2.0)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +58,8 @@ def test_arguments_are_the_state_and_a_share_of_the_batch(planned: tuple[dict[st
     parameters, (step,) = planned[0]["parameters"], planned[0]["steps"]
     at_least = 3 * 4 * parameters + (4 + 1) * 32 * 16 * 16 // 2
     assert at_least < step["argument_bytes"] < at_least + 20_000  # running statistics, counters, the key
-    assert step["temporary_bytes"] > 0 and step["flops"] > 0 and step["bytes_accessed"] > 0
+    assert step["temporary_bytes"] > 0 and step["flops"] > 0 and step["launches"] > 0
+    assert step["bytes_accessed"] > at_least and step["not_counted"] == [] and step["cycles"] is None
     assert step["total_bytes"] == step["argument_bytes"] + step["temporary_bytes"]
     assert step["fits"] is True
     assert (planned[0]["accumulate"], planned[0]["packed"], planned[0]["platform"]) == (1, False, "cpu")
@@ -72,7 +77,7 @@ def test_the_table_fits_eighty_columns_and_names_what_is_planned(planned: tuple[
     shown = planned[1].split("none: 0 all-gather")[0]
     assert max(map(len, shown.splitlines())) <= 80
     assert "…" not in shown
-    headings = ("arguments", "temporaries", "together", "fits", "1.0 GB", "TFLOP", "moved", "compiled")
+    headings = ("arguments", "temporary", "together", "fits", "1.0 GB", "TFLOP", "moved", "launches", "compile")
     assert all(text in shown for text in ("batch of 1 x 32 x 16 x 16", "3 classes", "none", *headings))
 
 
@@ -95,11 +100,40 @@ def test_what_does_not_compile_for_want_of_memory_does_not_fit(monkeypatch: pyte
     task = make_task(config_of(), jax.devices(), canvas=(16, 16, 16), classes=2)
     cost = plan_step(task, "convolutions")
     assert cost.fits(10**12) is False
-    assert remarks(task, [cost]) == ["convolutions: the compiler gave up: used 17.2g of 15.75g", *NOT_COUNTED]
+    assert remarks(task, [cost]) == ["convolutions: the compiler gave up: used 17.2g of 15.75g", NOT_COUNTED]
     console = Console(width=80, file=io.StringIO(), record=True)
     console.print(render([cost], None))
     shown = console.export_text()
     assert "convolutions" in shown and " no " in shown and "…" not in shown
+
+
+def test_the_widest_table_fits_eighty_columns() -> None:
+    counts = dataclasses.replace(COUNTS, flops=123.45e12, bytes_accessed=987.65e9, launches=98765)
+    cost = StepCost("convolutions", 123_450_000_000, 123_450_000_000, counts, 9999)
+    console = Console(width=80, file=io.StringIO(), record=True)
+    console.print(render([cost], GPUS["h200"].memory))
+    shown = console.export_text()
+    assert all(text in shown for text in ("convolutions", "151 GB", "123.45", "987.65", "98765", "9999", " no "))
+    assert "…" not in shown and max(map(len, shown.splitlines())) <= 80
+
+
+def test_what_a_plan_leaves_open_is_told() -> None:
+    task = make_task(config_of(), jax.devices(), canvas=(16, 16, 16), classes=2)
+    counts = dataclasses.replace(COUNTS, loops=(48, None), not_counted=("TopK",), cycles=123_400_000)
+    assert remarks(task, [dataclasses.replace(COST, counts=counts)]) == [
+        "none: loops whose trips are unknown, so that they count once: 1",
+        "none: the arithmetic of TopK is not counted",
+        NOT_COUNTED,
+        "none: 123 million cycles, as the compiler estimates",
+    ]
+
+
+@pytest.mark.parametrize(("absent", "said"), [(True, [NOT_COUNTED, *UNKNOWN_OF_A_GPU]), (False, [NOT_COUNTED])])
+def test_the_memory_of_a_gpu_that_is_not_there_is_a_lower_bound(absent: bool, said: list[str]) -> None:
+    device = Absent("gpu") if absent else Present("gpu")
+    mesh = SimpleNamespace(devices=np.array([device], dtype=object))
+    task = make_task(config_of(), jax.devices(), canvas=(16, 16, 16), classes=2)
+    assert remarks(task._replace(mesh=cast("Any", mesh)), [COST]) == said
 
 
 def config_of() -> Config:
@@ -124,20 +158,36 @@ def test_this_machine_has_memory() -> None:
     assert memory is not None and memory > 2**28
 
 
-class Absent:
+class Present:
+    """A device of this machine."""
+
+    def __init__(self, platform: str, kind: str = "") -> None:
+        self.platform, self.device_kind = platform, kind
+
+    def memory_stats(self) -> dict[str, int]:
+        return {"bytes_limit": 1000}
+
+
+class Absent(Present):
     """A device of a topology."""
 
-    platform, device_kind = "tpu", "TPU v4"
-
-    def memory_stats(self) -> None:
+    def memory_stats(self) -> dict[str, int]:
         raise RuntimeError("not there")
 
 
-def test_a_tpu_that_is_not_there_has_the_memory_of_its_kind() -> None:
-    device = Absent()
-    assert find_memory(device) == 15.25 * 2**30
-    device.device_kind = "TPU v99"
-    assert find_memory(device) is None
+@pytest.mark.parametrize(
+    ("platform", "kind", "memory"),
+    [
+        ("tpu", "TPU v4", 15.25 * 2**30),
+        ("tpu", "TPU v99", None),
+        ("gpu", "NVIDIA H100 80GB HBM3", 84_929_347_584),
+        ("gpu", "NVIDIA H200", 151_397_597_184),
+        ("gpu", "NVIDIA A100-SXM4-80GB", 85_100_068_864),
+    ],
+)
+def test_a_device_that_is_not_there_has_the_memory_of_its_kind(platform: str, kind: str, memory: float | None) -> None:
+    assert find_memory(Absent(platform, kind)) == memory
+    assert find_memory(Present(platform, kind)) == 1000
 
 
 @pytest.mark.parametrize(("text", "least"), [("1000\n", 1000), ("max\n", None), (None, None)])
@@ -161,17 +211,6 @@ def test_a_part_of_a_topology_that_makes_no_mesh_is_told(fault: type, monkeypatc
         make_task(config_of(), jax.devices(), canvas=(16, 16, 16), classes=2)
 
 
-def test_collectives_count_once_where_they_start_and_end_apart() -> None:
-    program = """
-      %a = f32[4] all-reduce(f32[4] %x), to_apply=%add
-      %b = (f32[4], f32[4]) all-gather-start(f32[1] %y), dimensions={0}
-      %c = f32[4] all-gather-done((f32[4], f32[4]) %b)
-      %d = f32[4] collective-permute(f32[4] %a)
-    """
-    counts = {"all-gather": 1, "all-reduce": 1, "reduce-scatter": 0, "all-to-all": 0, "collective-permute": 1}
-    assert count_collectives(program) == counts
-
-
 def test_policies_are_those_of_the_network() -> None:
     """Which knows no configuration, and so names them itself."""
     assert POLICIES == get_args(Remat)
@@ -190,7 +229,10 @@ def test_policies_are_those_of_the_network() -> None:
         (("--classes", "257"), "--classes: found 257; wanted 2 to 256"),
         (("--canvas", "[16,16,16]", "--loss.regions", "32"), "wanted regions that fit the canvas (16, 16, 16)"),
         (("--memory", "much"), "--memory: found much"),
-        (("--topology", "v5e:2x2"), "--topology: found no libtpu; wanted the TPU compiler"),
+        (("--topology", "v5e:2x2"), "--topology: found no libtpu; wanted the TPU compiler; fix: pip install"),
+        (("--topology", "h100:4"), "wanted the GPU compiler; fix: pip install 'ars_jax[plan-gpu]'"),
+        (("--topology", "h100:0"), "--topology: found h100:0; wanted a TPU's such as v5e:1x1"),
+        (("--topology", "gtx"), "--topology: found gtx; wanted a TPU's such as v5e:1x1"),
     ],
 )
 def test_what_cannot_be_planned_is_told_in_one_line(
@@ -206,14 +248,3 @@ def test_an_unknown_data_set_is_told_with_the_way_around_it(capsys: pytest.Captu
     assert main(["plan", "--canvas", "[16,16,16]", "--mesh.data", "1", "--data.root", "/nowhere"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "/nowhere" in line and "--classes N" in line
-
-
-def test_an_unknown_topology_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unknown(**options: str) -> None:
-        raise RuntimeError(f"no {options['topology_name']}")
-
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
-    monkeypatch.setattr(jax.experimental.topologies, "get_topology_desc", unknown)
-    monkeypatch.setattr(os, "environ", {})
-    with pytest.raises(UserError, match=r"--topology: found v9:9x9 \(no v9:9x9\); wanted a topology such as v5e:2x2"):
-        find_devices("v9:9x9")
