@@ -27,6 +27,8 @@ _FREE = frozenset(
     "parameter constant tuple get-tuple-element bitcast after-all partition-id replica-id opt-barrier "
     "optimization-barrier add-dependency domain async-update".split()
 )
+_UNKNOWN = frozenset(("sort", "fft", "cholesky", "triangular-solve"))
+"""Operations whose arithmetic depends on more than shapes."""
 _ALIASES = frozenset(("bitcast", "reshape"))
 _SLICING = frozenset(("slice", "dynamic-slice", "gather"))
 _BOOKKEEPING = frozenset(
@@ -74,7 +76,7 @@ class Counts:
         loops: trips of each loop each time it is reached, an inner one after its outer; None where they are unknown.
         collectives: how often devices communicate, by kind.
         cycles: those that the TPU compiler estimates; None where it estimates none.
-        not_counted: library calls whose arithmetic is unknown, by their targets.
+        not_counted: library calls and operations whose arithmetic is unknown, by name.
     """
 
     flops: float
@@ -277,7 +279,7 @@ def _parse_array(text: str) -> _Array:
         order = [int(axis) for axis in layout.split(":")[0].split(",") if axis]
         for axis, side in zip(order, reversed([int(side) for side in tile[1].split(",")]), strict=False):
             moved[axis] = -(-sides[axis] // side) * side
-    on_chip = tile is not None and re.search(r"S\([1-9]", layout) is not None
+    on_chip = tile is not None and re.search(r"S\((?!5\))[1-9]", layout) is not None  # 5 is the host
     return _Array(sides, -(-math.prod(moved) * bits // 8), on_chip)
 
 
@@ -542,6 +544,8 @@ def _flops(module: _Module, computation: _Computation, instruction: _Instruction
             "map": lambda: result.elements,
         }
         return times[opcode]() * module.flops(instruction.called("to_apply") or "")
+    if opcode in _UNKNOWN:
+        module.not_counted.add(opcode)
     return 0
 
 

@@ -13,11 +13,11 @@ GROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 _GIBIBYTES = {"TPU v4": 15.25, "TPU v5": 95.74, "TPU v5 lite": 15.75, "TPU v6 lite": 31.25, "TPU7x": 94.75}
 MEMORY_OF = {name: int(gibibytes * 2**30) for name, gibibytes in _GIBIBYTES.items()}
-MEMORY_OF |= {gpu.kind: gpu.memory for gpu in GPUS.values()}
+MEMORY_OF |= {gpu.kind: gpu.memory * 3 // 4 for gpu in GPUS.values()}
 """Bytes of devices that need not be there, by their names.
 
 Of a TPU what its compiler lets a program use: a chip, or one of the two halves of a v4 or 7x; a compiler without a
-device says it only where a program does not fit. Of a GPU the whole memory, of which JAX takes three quarters unless
+device says it only where a program does not fit. Of a GPU the three quarters that JAX takes unless
 XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise.
 """
 

@@ -38,7 +38,7 @@ POLICIES: tuple[Remat, ...] = get_args(Remat)
 NOT_COUNTED = "only the step is measured: no validation, second batch or device augmentation"
 UNKNOWN_OF_A_GPU = (
     "without the GPU nothing is autotuned and cuDNN's workspaces are unknown, so that memory is a lower bound",
-    "of a GPU's memory JAX takes 75 % unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise",
+    "the limit is 75 % of a GPU's memory, which JAX takes unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise",
 )
 """What the plan for a GPU that is not there leaves open."""
 
@@ -157,6 +157,9 @@ def plan_step(task: Task, remat: Remat) -> StepCost:
 
     Returns:
         What the step costs each device.
+
+    Raises:
+        UserError: parts of the compiler for GPUs are not installed.
     """
     config = dataclasses.replace(task.config, model=dataclasses.replace(task.config.model, remat=remat))
     lower = partial(lower_step, config, make_model(config.model, task.classes), make_optimizer(config.optim, 1))
@@ -165,6 +168,10 @@ def plan_step(task: Task, remat: Remat) -> StepCost:
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
+        if re.search(r"\b(libdevice|ptxas)\b", str(error)):
+            found, wanted = "no libdevice or no ptxas", "NVIDIA's assembler beside the GPU compiler"
+            fix = "pip install 'ars_jax[plan-gpu]'"
+            raise UserError("--topology", found=found, wanted=wanted, fix=fix) from error
         if not (fault := _out_of_memory(str(error))):
             raise
         return StepCost(remat, None, None, None, time.perf_counter() - started, fault)

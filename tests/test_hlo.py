@@ -277,3 +277,10 @@ def test_a_loop_that_ends_by_its_data_is_unknown() -> None:
     counts, _ = compiled(lambda c: lax.while_loop(lambda c: c.sum() < 1e9, lambda c: c @ c, c), (16, 16))
     assert counts.loops == (None,)
     assert counts.flops == 2 * 16**3
+
+
+def test_operations_of_unknown_arithmetic_are_named() -> None:
+    """Sorting and transforms take operations that shapes do not say."""
+    for function, name in ((lambda x: jnp.sort(x, axis=-1), "sort"), (lambda x: jnp.fft.fft(x), "fft")):
+        text = jax.jit(function).lower(jnp.zeros((8, 64))).compile().as_text() or ""
+        assert name in count_program(text).not_counted
