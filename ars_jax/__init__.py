@@ -1,4 +1,11 @@
-"""Adaptive region-specific losses, a V-Net and its training for 3-D medical image segmentation, in JAX."""
+"""Adaptive region-specific losses, a V-Net and its training for 3-D medical image segmentation, in JAX.
+
+Start here:
+
+- train with a loss: `help(ars_jax.losses.Objective)`, `help(ars_jax.losses.adaptive_region_specific)`
+- compare with PyTorch: `help(ars_jax.gradients.crosscheck.crosscheck)`, `help(ars_jax.gradients.pytorch.loss)`
+- look at regional gradients: `help(ars_jax.gradients.maps.region_maps)`
+"""
 
 from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any

@@ -96,13 +96,14 @@ def _hint(words: Sequence[str], train: str) -> str:
 def _warnings_in_one_line(errors: Console) -> Iterator[None]:
     """Shows a warning of an objective without the place in the code; others stay as they are."""
     with warnings.catch_warnings():
-        shown = warnings.showwarning
+        shown, told = warnings.showwarning, set()
 
         def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
-            if issubclass(category, ObjectiveWarning):
-                errors.print(f"ars-jax: warning: {message}")
-            else:
+            if not issubclass(category, ObjectiveWarning):
                 shown(message, category, *place)
+            elif str(message) not in told:
+                told.add(str(message))
+                errors.print(f"ars-jax: warning: {message}")
 
         warnings.showwarning = show  # pyright: ignore[reportAttributeAccessIssue]
         yield

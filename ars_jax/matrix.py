@@ -190,7 +190,7 @@ def _changed(key: str, loss: Objective, fields: Mapping[str, Any]) -> Objective:
         return dataclasses.replace(loss, **fields)
     except ArgumentError as error:
         name = f"experiment.{key}, loss.{error.name}"
-        raise UserError(name, found=error.found, wanted=error.wanted, fix="mend it") from error
+        raise UserError(name, found=error.found, wanted=error.wanted, fix="correct it") from error
     except TypeError as error:
         wanted = "fitting keys and values of loss"
         raise UserError(f"experiment.{key}", found=error, wanted=wanted, fix="see ars-jax train --help") from error
@@ -230,7 +230,7 @@ def _as_keys(key: str, value: Any, loss: Objective) -> dict[str, Any]:
     low, high = value
     if not (0 <= low <= high < math.inf and high > 0):
         raise UserError(
-            "experiment.penalty_ranges", found=[low, high], wanted="0 <= A <= A + B, above 0", fix="mend it"
+            "experiment.penalty_ranges", found=[low, high], wanted="0 <= A <= A + B, above 0", fix="correct it"
         )
     return {"loss.min_penalty": low, "loss.penalty_range": round(high - low, 12)}
 
@@ -262,7 +262,9 @@ def _folds(config: Config, experiment: ExperimentConfig) -> Iterable[int | None]
 
 def _distinct(key: str, values: tuple[Any, ...]) -> tuple[Any, ...]:
     if not values or len(set(values)) < len(values):
-        raise UserError(f"experiment.{key}", found=list(values), wanted="one or more different values", fix="mend them")
+        raise UserError(
+            f"experiment.{key}", found=list(values), wanted="one or more different values", fix="correct them"
+        )
     return values
 
 

@@ -35,6 +35,8 @@ def add_config(parser: ArgumentParser) -> None:
     """Adds `--config FILE` and one dotted option for every key of the configuration."""
     parser.add_argument("--config", action="config", help="YAML file with any of the keys below")
     parser.add_class_arguments(Config)
+    # The parser changes values in place, which the terms of an objective do not allow.
+    parser.set_defaults({"loss.terms": dict(Config.__dataclass_fields__["loss"].default.terms)})
 
 
 def build_config(arguments: Namespace) -> Config:
@@ -46,7 +48,7 @@ def build_config(arguments: Namespace) -> Config:
         made = parser.instantiate(arguments)
     except ArgumentError as error:  # the objective checks its own values
         key = ", ".join(f"loss.{name}" for name in error.name.split(", "))
-        fix = f"mend it in the configuration or with --{key.replace(', ', ' and --')}"
+        fix = f"correct it in the configuration or with --{key.replace(', ', ' and --')}"
         raise UserError(key, found=error.found, wanted=error.wanted, fix=fix) from error
     config = Config(**{name: made[name] for name in names})
     check_config(config)
@@ -159,7 +161,7 @@ def as_user_error(words: Sequence[str]) -> Iterator[None]:
             keys = [*_keys(), *(_keys(ExperimentConfig, "experiment.") if words[:1] == ["experiment"] else [])]
             close = difflib.get_close_matches(unknown[1].lstrip("-"), keys, 1, 0.4)
             section, _, name = unknown[1].lstrip("-").rpartition(".")
-            if section == "loss" and name in OTHER_NAMES:
+            if section == "loss" and f"loss.{OTHER_NAMES.get(name)}" in keys:
                 close = [f"loss.{OTHER_NAMES[name]}"]
             hint = f"did you mean {close[0]}? {fix}" if close and close[0] != unknown[1] else fix
             if unknown[1].lstrip("-").startswith("experiment") and words[:1] != ["experiment"]:

@@ -74,7 +74,7 @@ def _hold(rules: Iterable[Rule]) -> None:
     for key, found, holds, wanted in rules:
         if not holds:
             options = " and ".join(f"--{name}" for name in key.split(", "))
-            raise UserError(key, found=found, wanted=wanted, fix=f"mend it in the configuration or with {options}")
+            raise UserError(key, found=found, wanted=wanted, fix=f"correct it in the configuration or with {options}")
 
 
 def _given_rules(value: object, key: str = "") -> Iterator[Rule]:
@@ -109,11 +109,12 @@ def _loss_rules(loss: Objective) -> tuple[Rule, ...]:
     return (
         ("loss.regions", loss.regions, axes == 3, "one number, or one for each of three axes"),
         ("loss.spatial_dims", loss.spatial_dims, loss.spatial_dims == 3, "3, volumes"),
+        ("loss.depth_shards", loss.depth_shards, loss.depth_shards == 1, "1: mesh.space divides the depth"),
         (
             "loss.from_probabilities",
             loss.from_probabilities,
             not loss.from_probabilities,
-            "false, as networks give logits",
+            "false: networks give logits",
         ),
     )
 

@@ -82,6 +82,7 @@ OTHER = Config(
         adaptive_gradient="through",
         cross_entropy_weight=0.0,
         cross_entropy_reduction="sum",
+        cross_entropy_class_weights=(1.0, 2.0, 3.0),
         fp_weight=0.5,
         fn_weight=0.5,
         gamma=2.0,
@@ -134,7 +135,7 @@ def test_the_other_configuration_has_no_default() -> None:
         for field in dataclasses.fields(values):
             single = section.name == "prepare" and field.name == "shape"  # exclusive with spacing
             single = single or field.name in ("split_sizes", "folds", "fold")  # exclusive with split
-            single = single or field.name in ("spatial_dims", "from_probabilities")  # fixed by a training
+            single = single or field.name in ("spatial_dims", "from_probabilities", "depth_shards")  # a training's own
             assert single or getattr(values, field.name) != getattr(defaults, field.name), field.name
 
 
@@ -269,6 +270,7 @@ RANGES: dict[str, Sequence[str]] = {
     "loss.levels": ("0",),
     "loss.exponent": ("-1",),
     "loss.spatial_dims": ("2",),
+    "loss.depth_shards": ("0", "2"),
     "loss.from_probabilities": ("true",),
     "loss.min_penalty": ("-0.1",),
     "loss.cross_entropy_weight": ("-1",),

@@ -92,9 +92,9 @@ def crosscheck(
     labels: ArrayLike,
     *,
     names: str | Loss | Sequence[str | Loss] = LOSSES + PRESETS,
-    against: Sequence[Oracle] = ORACLES,
+    against: Oracle | Sequence[Oracle] = ORACLES,
     dtype: Dtype = "float64",
-    regions: int | Sequence[int] = 16,
+    regions: int | Sequence[int] | None = None,
     adaptive_gradient: Mode | Literal["both"] = "both",
     where: ArrayLike | None = None,
     options: Mapping[str, Any] | None = None,
@@ -112,11 +112,13 @@ def crosscheck(
     Args:
         logits: `[b, *space, c]`, two or three spatial axes, finite.
         labels: `[b, *space]`, integers in `[0, c)`.
-        names: losses of `LOSSES` and `PRESETS`, or functions `(logits, labels) -> scalar` of your own, which have
-            finite differences only; one alone or several.
-        against: the oracles, of `ORACLES`.
+        names: losses of `LOSSES` and `PRESETS`, an `Objective`, or functions `(logits, labels) -> scalar` of your own;
+            one alone or several. Functions have finite differences only, which are no gradient where a function stops
+            one.
+        against: the oracles, one or several of `ORACLES`.
         dtype: what the package computes in. The process's own setting of double precision is left as it was.
-        regions: number per axis of the regional losses; the others are of the whole volume.
+        regions: number per axis of the regional losses, unless given the paper's 16, or the side where that is smaller;
+            the others are of the whole volume.
         adaptive_gradient: the mode of `adaptive_region_specific`, or both, one after the other.
         where: `[b, *space]`, false takes a voxel out of every sum.
         options: further ones by name, such as `min_penalty`, `reduction` or `class_weights`, for the losses that have
@@ -145,16 +147,20 @@ def crosscheck(
         ('dice', True)
         >>> def mine(logits, labels):
         ...     return losses.dice(logits, labels, reduction="mean") ** 2
-        >>> [(row.loss, row.against, row.passed) for row in crosscheck(logits, labels, names=mine)]
-        [('mine', 'closed_form', None), ('mine', 'finite_differences', True), ('mine', 'pytorch', None)]
+        >>> [(row.loss, row.passed) for row in crosscheck(logits, labels, names=mine, against="finite_differences")]
+        [('own mine', True)]
     """
     functions = _functions([names] if isinstance(names, str) or callable(names) else names)
+    against = [against] if isinstance(against, str) else against
+    if where is not None and (own := [name for name in functions if name.startswith("own ")]):
+        raise ValueError(f"where (=a mask) must be None beside {', '.join(own)}: apply the mask inside the function")
     _check("against", against, ORACLES)
     _check("dtype", [dtype], ("float64", "float32"))
     if directions < 2:
         raise ValueError(f"directions (={directions}) must be at least 2, one along the gradient and a random one")
     arrays = np.asarray(logits).astype(dtype), np.asarray(labels)
     taken = _taken_options(functions, options or {})
+    regions = tuple(min(16, side) for side in arrays[0].shape[1:-1]) if regions is None else regions
     wanted = list(_options(functions, regions, adaptive_gradient, where, arrays[0].ndim - 2, taken))
     uncertainty = 1.0 if dtype == "float64" else _least_uncertainty(*arrays, where)
     rows = []
@@ -206,16 +212,28 @@ def _least_uncertainty(logits: np.ndarray, labels: np.ndarray, where: ArrayLike 
 def _check(name: str, words: Sequence[str], allowed: Iterable[str]) -> None:
     unknown = [word for word in words if word not in allowed]
     if unknown or not words:
-        raise ValueError(f"{name} (={', '.join(words) or 'none'}) must be of {', '.join(allowed)}")
+        raise ValueError(f"{name} (={', '.join(words) or 'none'}) must be of {', '.join(allowed) or 'no options'}")
 
 
 def _functions(losses_: Sequence[str | Loss]) -> dict[str, Callable[..., jax.Array]]:
-    """Returns the losses by name; a function of the user's has its own."""
+    """Returns the losses by name; functions of the user's are marked as such, and numbered where names repeat."""
     words = [loss for loss in losses_ if isinstance(loss, str)]
     if words or not losses_:
         _check("names", words, LOSSES + PRESETS)
-    named = {loss if isinstance(loss, str) else getattr(loss, "__name__", repr(loss)): loss for loss in losses_}
-    return {name: _public(loss) if isinstance(loss, str) else loss for name, loss in named.items()}
+    found: dict[str, Callable[..., jax.Array]] = {}
+    for loss in losses_:
+        if isinstance(loss, str):
+            found[loss] = _public(loss)
+            continue
+        name = loss.name if isinstance(loss, losses.Objective) else getattr(loss, "__name__", type(loss).__name__)
+        repeated = sum(label.startswith(f"own {name}") for label in found)
+        found[f"own {name}" + (f" {repeated + 1}" if repeated else "")] = _scalar(loss)
+    return found
+
+
+def _scalar(loss: Any) -> Callable[..., jax.Array]:
+    """Returns the total of an objective, and any other function as it is."""
+    return (lambda logits, labels: loss(logits, labels)[0]) if isinstance(loss, losses.Objective) else loss
 
 
 def _public(name: str) -> Callable[..., jax.Array]:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ars_jax.gradients.closed_form import effective_weights
-from ars_jax.losses._checks import answers_other_names
+from ars_jax.losses._checks import names_arguments
 from ars_jax.losses._documented import documented
 from ars_jax.losses._equations import adaptive_tversky_loss, adaptive_weights
 from ars_jax.losses._objective import AdaptiveGradient
@@ -18,7 +18,7 @@ from ars_jax.losses._regions import Regions, region_bounds
 from ars_jax.losses._statistics import overlap_statistics
 from ars_jax.losses._types import Labels, Logits, Mask
 
-Objective = Callable[..., jax.Array]
+ScalarLoss = Callable[..., jax.Array]
 """From logits `[b, *space, c]`, labels `[b, *space]` and, where said, further arrays to a scalar."""
 
 
@@ -56,7 +56,7 @@ class RegionMaps:
         return {field.name: np.asarray(getattr(self, field.name)) for field in dataclasses.fields(self)}
 
 
-@answers_other_names
+@names_arguments
 @documented
 def region_maps(
     logits: "Logits",
@@ -160,7 +160,7 @@ def voxels_of_regions(values: np.ndarray, space: Sequence[int]) -> np.ndarray:
 
 
 def gradient_maps(
-    objectives: Mapping[str, Objective], logits: jax.Array | np.ndarray, labels: jax.Array | np.ndarray, *further: Any
+    objectives: Mapping[str, ScalarLoss], logits: jax.Array | np.ndarray, labels: jax.Array | np.ndarray, *further: Any
 ) -> dict[str, jax.Array]:
     """Differentiates objectives by the same logits.
 
@@ -183,7 +183,7 @@ def gradient_norm(gradient: jax.Array | np.ndarray) -> np.ndarray:
 
 
 def hessian_vector_product(
-    objective: Objective,
+    objective: ScalarLoss,
     logits: jax.Array | np.ndarray,
     labels: jax.Array | np.ndarray,
     vector: jax.Array | np.ndarray,

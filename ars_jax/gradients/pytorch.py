@@ -1,4 +1,4 @@
-"""The losses and presets of this package in PyTorch, to be compared with: value and gradient of the same arrays.
+"""The losses and presets in PyTorch: `loss` for a trainer, `value_and_gradient` for comparisons.
 
 PyTorch and MONAI are optional, and imported when a value is asked for. The presets of MONAI are MONAI's own classes;
 the others are written out once more, voxel by voxel and without the one pass.
@@ -27,7 +27,7 @@ from ars_jax.gradients.pytorch_sums import (
     sensitivity_specificity,
     tversky,
 )
-from ars_jax.gradients.regional import resolved_options
+from ars_jax.gradients.regional import public_function, resolved_options
 from ars_jax.losses._checks import ArgumentError, check_word
 from ars_jax.losses._objective import check_parameters
 from ars_jax.losses._statistics import check_arrays
@@ -81,7 +81,14 @@ def loss(name: str) -> Callable[..., torch.Tensor]:
     if name not in names():
         offered = ", ".join(names()) or "none: PyTorch is not installed, pip install torch"
         raise ValueError(f"name (={name!r}) must be a loss that PyTorch can compute here: {offered}")
-    return partial(_computed, name)
+
+    def computed(logits: torch.Tensor, labels: torch.Tensor, **options: Any) -> torch.Tensor:
+        return _computed(name, logits, labels, **options)
+
+    original = public_function(name)
+    computed.__name__, computed.__doc__ = name, f"In PyTorch, channels first:\n\n{original.__doc__}"
+    computed.__signature__ = inspect.signature(original)  # type: ignore[attr-defined]
+    return computed
 
 
 def _computed(name: str, x: torch.Tensor, y: torch.Tensor, **options: Any) -> torch.Tensor:
@@ -90,7 +97,10 @@ def _computed(name: str, x: torch.Tensor, y: torch.Tensor, **options: Any) -> to
     options = resolved_options(name, options)
     check_parameters(options)
     x = x.to(torch.promote_types(x.dtype, torch.float32))
-    y = y[:, 0].long() if y.ndim == x.ndim and y.shape[1] == 1 else y
+    if y.ndim == x.ndim and y.shape[1] == 1:
+        if y.is_floating_point() and bool((y != y.round()).any()):
+            raise ArgumentError("labels", "fractions in one channel", "integers, or soft labels of every class")
+        y = y[:, 0].long()
     where, ignored = options.pop("where"), options.pop("ignore_label", None)
     if where is not None and where.ndim == x.ndim and where.shape[1] == 1:
         where = where[:, 0]

@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -75,6 +75,11 @@ class Slopes(NamedTuple):
         return Slopes(*(factor * slope for slope in self))
 
 
+def public_function(name: str) -> Callable[..., Any]:
+    """Returns a function of `ars_jax.losses` or `ars_jax.losses.presets`."""
+    return getattr(_functions, name, None) or getattr(presets, name)
+
+
 def resolved_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Returns every option of a public loss or preset, the given value or the default.
 
@@ -85,8 +90,7 @@ def resolved_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         TypeError: an option that the loss does not have.
     """
-    function = getattr(_functions, name, None) or getattr(presets, name)
-    parameters = inspect.signature(function).parameters.values()
+    parameters = inspect.signature(public_function(name)).parameters.values()
     defaults = {each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY}
     for option in options:
         if option not in defaults:

@@ -186,8 +186,7 @@ def objectives(config: Objective) -> dict[str, Function]:
 
 def take_apart(config: Objective, logits: jax.Array, labels: jax.Array, where: jax.Array | None = None) -> RegionMaps:
     """Computes the regional maps with a configuration's options, see `region_maps`."""
-    measured = {"where": where, "spatial_dims": config.spatial_dims, "regions": config.regions}
-    return region_maps(logits, labels, **measured, **config.penalties)
+    return region_maps(logits, labels, where=where, **config.regional_parameters)
 
 
 def measure(

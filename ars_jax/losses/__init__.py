@@ -4,24 +4,25 @@ Arrays are batch first and channels last: logits `[b, z, y, x, c]`, labels `[b, 
 `spatial_dims=2`. JAX is imported with the first function, so that a configuration can hold an `Objective`.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
-from ars_jax.losses._checks import suggest
 from ars_jax.losses._objective import Objective as Objective
 from ars_jax.losses._objective import RegionSize as RegionSize
 
-if TYPE_CHECKING:
+if _TYPE_CHECKING:
     from ars_jax.losses._public import *  # noqa: F403
 
 
-def __getattr__(name: str) -> Any:
-    public = vars(import_module("ars_jax.losses._public"))
-    if name[0] != "_" and name in public:
-        return public[name]
-    meant = suggest(name, __dir__())
-    raise AttributeError(f"ars_jax.losses has no {name!r}" + (f"; did you mean {meant!r}?" if meant else ""))
+def __getattr__(name: str) -> object:
+    if name[0] != "_" or name == "__all__":
+        from importlib import import_module
+
+        public = import_module("ars_jax.losses._public")
+        names = {each: value for each, value in vars(public).items() if each[0] != "_"}
+        if name in names or name == "__all__":
+            return names.get(name, sorted(names))
+    raise AttributeError(f"module 'ars_jax.losses' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted(name for name in vars(import_module("ars_jax.losses._public")) if name[0] != "_")
+    return list(__getattr__("__all__"))  # type: ignore[arg-type]

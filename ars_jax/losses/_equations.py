@@ -125,8 +125,9 @@ def sensitivity_specificity_loss(
         `[b, *grid, c]`, within [0, 1].
     """
     s, r = statistics, sensitivity_weight
-    # N - G of soft references may round to less than the errors that it bounds.
-    others = jnp.maximum(s.voxels - s.reference, s.squared_false_positives)
+    # N - G may round to less than the errors that it bounds; what is added then has no slope, as it is rounding.
+    others = s.voxels - s.reference
+    others += jax.lax.stop_gradient(jnp.maximum(s.squared_false_positives - others, 0))
     return r * s.squared_false_negatives / (s.reference + eps) + (1 - r) * s.squared_false_positives / (others + eps)
 
 

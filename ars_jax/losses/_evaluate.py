@@ -62,7 +62,8 @@ def evaluate_loss(
         from_probabilities=from_probabilities,
     )
     s = _counted(s if regions is not None else s.total(), include_background, batch_dice)
-    return _reduced(name, s, {"absent_classes": None, **parameters}, "include" if regions is None else "skip")
+    absent = parameters.get("absent_classes") or _absent(regions)
+    return _reduced(name, s, parameters, absent)
 
 
 def evaluate_objective(
@@ -73,25 +74,26 @@ def evaluate_objective(
     weights = objective.weights
     regional = any(name in REGIONAL_TERMS for name in weights)
     regions = (p["regions"] if regions is None else regions) if regional else None
-    measured = {name: p[name] for name in ("ignore_label", "spatial_dims", "from_probabilities")}
+    measured = {name: p[name] for name in ("ignore_label", "spatial_dims", "from_probabilities", "depth_shards")}
     whole, inside = _whole_and_inside(logits, labels, where=where, regions=regions, **measured)
     whole = whole.total()
-    plain, divided = {**p, **_PLAIN}, "include" if regions is None else "skip"
+    absent, plain = p["absent_classes"] or _absent(regions), {**p, "levels": 1, "reduction": "sum"}
     parts = {
-        name: _part(name, inside, p, divided) if name in REGIONAL_TERMS else _part(name, whole, plain, "include")
+        name: _part(name, inside, p, absent) if name in REGIONAL_TERMS else _part(name, whole, plain, "include")
         for name in weights
     }
     return jnp.stack([weights[name] * part for name, part in parts.items()]).sum(), parts
 
 
-_PLAIN = {"levels": 1, "reduction": "sum", "absent_classes": None}
-"""How terms of the whole volume are reduced."""
+def _absent(regions: Regions | None) -> AbsentClasses:
+    """Returns what becomes of absent classes where nothing is asked for: the paper skips them in regions."""
+    return "include" if regions is None else "skip"
 
 
 def _part(name: str, s: OverlapStatistics, p: Mapping[str, Any], absent: AbsentClasses) -> jax.Array:
     """Reduces one term of an objective; the cross-entropy is that of all classes."""
     if name == "cross_entropy":
-        p = {**p, "class_weights": None, "include_background": True}
+        p = {**p, "class_weights": p["cross_entropy_class_weights"], "include_background": True}
     return _reduced(name, _counted(s, p["include_background"], p["batch_dice"]), p, absent)
 
 
@@ -109,7 +111,7 @@ def _reduced(name: str, s: OverlapStatistics, p: Mapping[str, Any], absent: Abse
         partial(loss, **own),
         s,
         levels=p.get("levels", 1),
-        absent_classes=p["absent_classes"] or absent,
+        absent_classes=absent,
         class_weights=None if joint else p["class_weights"],
         reduction=p["reduction"],
     )

@@ -12,7 +12,7 @@ from typing import Literal, ParamSpec
 
 import jax
 
-from ars_jax.losses._checks import answers_other_names, check_word
+from ars_jax.losses._checks import check_word, names_arguments
 from ars_jax.losses._documented import documented
 from ars_jax.losses._evaluate import evaluate_loss
 from ars_jax.losses._objective import AbsentClasses, AdaptiveGradient, CrossEntropyReduction, Objective
@@ -33,7 +33,7 @@ def _declared(function: Callable[P, jax.Array]) -> Callable[P, jax.Array]:
         bound.apply_defaults()
         return evaluate_loss(function.__name__, **bound.arguments)
 
-    return answers_other_names(documented(evaluated))
+    return names_arguments(documented(evaluated))
 
 
 @_declared
@@ -331,7 +331,7 @@ def adaptive_region_specific(
     ...
 
 
-@answers_other_names
+@names_arguments
 @documented
 def cross_entropy(
     logits: Logits,
@@ -381,7 +381,7 @@ def cross_entropy(
     )
 
 
-@answers_other_names
+@names_arguments
 @documented
 def baseline(
     logits: Logits,

@@ -3,16 +3,20 @@
 import dataclasses
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from ars_jax.losses._checks import (
     ArgumentError,
     ObjectiveWarning,
-    answers_other_names,
+    check_integer,
     check_number,
     check_positive,
+    check_weights,
     check_word,
+    names_arguments,
     suggest,
 )
 
@@ -43,16 +47,35 @@ class RegionSize:
 
     voxels: int | tuple[int, ...]
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.voxels, int):  # lists and arrays are not hashable
+            object.__setattr__(self, "voxels", tuple(self.voxels))
+
+
+class Terms(dict[str, float]):
+    """Weights of an objective's terms, which cannot be changed and so can be hashed."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(frozenset(self.items()))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Terms, (dict(self),)
+
+    def _refuse(self, *_: Any, **__: Any) -> Any:
+        raise TypeError("the terms of an objective cannot be changed: make another with dataclasses.replace")
+
+    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse  # type: ignore[assignment]
+
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
     """A weighted sum of losses from one pass over the volume, and every parameter that a loss has.
 
     An objective is plain data that can be called: `(logits, labels, where=None, regions=None)` gives the total, a
-    scalar, and a dictionary of its unweighted parts. Terms of the whole volume sum over classes and count every class;
-    `levels`, `absent_classes` and `reduction` belong to the regional terms, and `include_background` and
-    `class_weights` to all but the cross-entropy. Voxels outside of every region of a `RegionMap` count for the terms of
-    the whole volume.
+    scalar, and a dictionary of its unweighted parts. Terms of the whole volume sum over all classes; `regions`,
+    `levels`, `absent_classes` and `reduction` belong to the regional terms (`absent_classes` to generalised Dice as
+    well), and `include_background` and `class_weights` to all but the cross-entropy. Voxels outside of every region of
+    a `RegionMap` count for the terms of the whole volume.
 
     The defaults are a recipe for training and differ from those of the functions, which follow the paper, in
     `reduction` (`"sum"` there) and `adaptive_gradient` (`"through"` there).
@@ -61,8 +84,23 @@ class Objective:
         terms: weight of each loss: `dice`, `cross_entropy`, `tversky`, `focal_tversky`, `generalized_dice`,
             `sensitivity_specificity`, `region_specific`, `adaptive_region_specific`, or `baseline`, which stands for
             Dice plus `cross_entropy_weight` times the cross-entropy (Eq. 9).
-        spatial_dims: 3 for volumes `[b, z, y, x, c]`, 2 for images `[b, y, x, c]`.
         ignore_label: integer label whose voxels are left out of every sum, beside those of `where`.
+        spatial_dims: 3 for volumes `[b, z, y, x, c]`, 2 for images `[b, y, x, c]`.
+        squared: whether probabilities are squared in the denominator of Dice (the paper).
+        min_penalty: smallest adaptive penalty, the paper's A.
+        penalty_range: range of the adaptive penalty, the paper's B: penalties are within [A, A + B].
+        exponent: exponent of the error fraction in the adaptive penalties, an extension; the paper's is 1.
+        adaptive_gradient: `"through"` differentiates the adaptive penalties, the formula as written; `"stop"` holds
+            them constant.
+        fp_weight: penalty on false positives of the Tversky losses, the alpha of Eq. 5.
+        fn_weight: penalty on false negatives of the Tversky losses, the beta of Eq. 5.
+        gamma: the power of focal Tversky is 1 / gamma; above 1, well segmented classes keep more gradient.
+        sensitivity_weight: r of the sensitivity-specificity loss, the weight of the error over a class's own voxels.
+        cross_entropy_weight: weight of the cross-entropy in the baseline, the paper's lambda, whose value it does not
+            give.
+        cross_entropy_reduction: `"mean"` over a sample's voxels, or `"sum"`, the literal Eq. 9 (about 1e7 at the start
+            of training).
+        cross_entropy_class_weights: one factor per class of the cross-entropy, background included.
         regions: number of regions per axis, one number or one per axis (the paper: 16); `RegionSize(8)`, in YAML
             {voxels: 8}, the largest region side in voxels; or None, the volume as one region. Calls also take a
             `RegionMap`, regions of any shape.
@@ -74,25 +112,13 @@ class Objective:
         class_weights: one factor per counted class.
         batch_dice: whether the batch is summed up as one sample before the loss.
         reduction: over regions and classes: `"sum"` (the paper), `"mean"` over the counted pairs, or `"class_mean"`,
-            the mean over a class's counted regions summed over classes, which is the scale of the Dice loss. The
-            functions also take `"none"`: the values per sample, region and class, 0 for skipped pairs.
-        squared: whether probabilities are squared in the denominator of Dice (the paper).
-        min_penalty: smallest adaptive penalty, the paper's A.
-        penalty_range: range of the adaptive penalty, the paper's B: penalties are within [A, A + B].
-        exponent: of the error fraction in the adaptive penalties, an extension; the paper's is 1.
-        adaptive_gradient: `"through"` differentiates the adaptive penalties, the formula as written; `"stop"` holds
-            them constant.
-        fp_weight: penalty on false positives of the Tversky losses, the alpha of Eq. 5.
-        fn_weight: penalty on false negatives of the Tversky losses, the beta of Eq. 5.
-        gamma: of focal Tversky, whose power is 1 / gamma; above 1, well segmented classes keep more gradient.
-        sensitivity_weight: r of the sensitivity-specificity loss, the weight of the error over a class's own voxels.
-        cross_entropy_weight: weight of the cross-entropy in the baseline, the paper's lambda, whose value it does not
-            give.
-        cross_entropy_reduction: `"mean"` over a sample's voxels, or `"sum"`, the literal Eq. 9 (about 1e7 at the start
-            of training).
+            the mean over a class's counted regions summed over classes, which is the scale of the Dice loss. A function
+            with `"none"` returns the values per sample, region and class, 0 for skipped pairs.
         eps: smoothing, in voxels (the paper: 1e-7).
         from_probabilities: whether the first array holds probabilities; their logarithm is clipped at the smallest
             normal number.
+        depth_shards: number of devices that the depth is divided over, on a mesh of Auto axes, which the arrays do not
+            show; it decides how the volume is gone through, not the result.
 
     Raises:
         ValueError: an unknown term or word, or a number out of its range; when called, arrays that do not fit.
@@ -114,18 +140,10 @@ class Objective:
         4.5988
     """
 
-    terms: Mapping[str, float] = dataclasses.field(
-        default_factory=lambda: {BASELINE: 1.0, "adaptive_region_specific": 1.0}, hash=False
-    )
-    spatial_dims: Literal[2, 3] = 3
+    terms: Mapping[str, float] = Terms({BASELINE: 1.0, "adaptive_region_specific": 1.0})
+    _: dataclasses.KW_ONLY
     ignore_label: int | None = None
-    regions: int | tuple[int, ...] | RegionSize | None = 16
-    levels: int = 1
-    absent_classes: AbsentClasses | None = None
-    include_background: bool = True
-    class_weights: tuple[float, ...] | None = None
-    batch_dice: bool = False
-    reduction: Reduction = "class_mean"
+    spatial_dims: Literal[2, 3] = 3
     squared: bool = True
     min_penalty: float = 0.3
     penalty_range: float = 0.4
@@ -137,18 +155,32 @@ class Objective:
     sensitivity_weight: float = 0.05
     cross_entropy_weight: float = 1.0
     cross_entropy_reduction: CrossEntropyReduction = "mean"
+    cross_entropy_class_weights: tuple[float, ...] | None = None
+    regions: int | tuple[int, ...] | RegionSize | None = 16
+    levels: int = 1
+    absent_classes: AbsentClasses | None = None
+    include_background: bool = True
+    class_weights: tuple[float, ...] | None = None
+    batch_dice: bool = False
+    reduction: Reduction = "class_mean"
     eps: float = 1e-7
     from_probabilities: bool = False
+    depth_shards: int = 1
 
     def __post_init__(self) -> None:
         _check_terms(self.terms)
         check_parameters({field.name: getattr(self, field.name) for field in dataclasses.fields(self)})
         check_word("reduction", self.reduction, Reduction)
-        object.__setattr__(self, "terms", dict(self.terms))  # the caller may change its own
-        for name in ("regions", "class_weights"):  # lists, as files have them, are not hashable
-            if isinstance(value := getattr(self, name), list):
-                object.__setattr__(self, name, tuple(value))
-        _check_regions(self.regions)
+        hashable: dict[str, Any] = {"terms": Terms(self.terms)}
+        if isinstance(self.regions, RegionSize):
+            _counts("regions", self.regions.voxels)
+        elif self.regions is not None:
+            hashable["regions"] = _counts("regions", self.regions)
+        for name in ("class_weights", "cross_entropy_class_weights"):
+            if isinstance(weights := getattr(self, name), list | np.ndarray):
+                hashable[name] = tuple(float(weight) for weight in weights)
+        for name, value in hashable.items():
+            object.__setattr__(self, name, value)
         if self.sums_beside_mean:
             warnings.warn(
                 f"{' and '.join(self.regional_terms)}: a sum over regions (reduction='sum') beside a mean "
@@ -183,17 +215,18 @@ class Objective:
     @property
     def sums_beside_mean(self) -> bool:
         """Whether a sum over regions stands beside a mean over voxels, both with a weight."""
-        weights = self.weights
-        summed = self.reduction == "sum" and any(weights[term] for term in self.regional_terms)
-        return bool(summed and weights.get("cross_entropy") and self.cross_entropy_reduction == "mean")
+        weighted = [term for term, weight in self.weights.items() if not _is_zero(weight)]
+        summed = self.reduction == "sum" and any(term in weighted for term in self.regional_terms)
+        return summed and "cross_entropy" in weighted and self.cross_entropy_reduction == "mean"
 
     @property
-    def penalties(self) -> dict[str, Any]:
-        """The parameters of the adaptive penalties, by the names of their arguments."""
-        names = ("min_penalty", "penalty_range", "exponent", "adaptive_gradient", "eps")
-        return {name: getattr(self, name) for name in names}
+    def regional_parameters(self) -> dict[str, Any]:
+        """What decides the regions' errors and penalties, by the names of `region_maps`' arguments."""
+        measured = ("ignore_label", "spatial_dims", "regions")
+        penalties = ("min_penalty", "penalty_range", "exponent", "adaptive_gradient", "eps")
+        return {name: getattr(self, name) for name in (*measured, *penalties)}
 
-    @answers_other_names
+    @names_arguments
     def __call__(
         self,
         logits: "Logits",
@@ -221,7 +254,7 @@ class Objective:
 
 
 # A dataclass makes its own __init__, which would answer another library's name with Python's words.
-Objective.__init__ = answers_other_names(Objective.__init__)
+Objective.__init__ = names_arguments(Objective.__init__)
 
 
 def _check_terms(terms: Mapping[str, float]) -> None:
@@ -231,35 +264,50 @@ def _check_terms(terms: Mapping[str, float]) -> None:
     for term, weight in terms.items():
         if term not in known:
             meant = suggest(str(term), known)
-            raise ArgumentError(
-                "terms", term, f"of {', '.join(known)}" + (f" (did you mean {meant}?)" if meant else "")
-            )
+            hint = f" (did you mean {meant}?)" if meant else ""
+            raise ArgumentError("terms", term, f"one of {', '.join(known)}{hint}")
         check_number(f"terms.{term}", weight, lambda number: 0 <= number < math.inf, "at least 0 and finite")
 
 
-def _check_regions(regions: int | Sequence[int] | RegionSize | None) -> None:
-    numbers = regions.voxels if isinstance(regions, RegionSize) else regions
-    for number in numbers if isinstance(numbers, Sequence) else [numbers]:
-        check_number("regions", number, lambda number: number >= 1, "at least 1 per axis")
+def _is_zero(weight: Any) -> bool:
+    """Whether a weight is 0; a traced one may be anything."""
+    return isinstance(weight, int | float) and weight == 0
 
 
-def check_parameters(given: Mapping[str, object]) -> None:
+def _counts(name: str, counts: Any) -> int | tuple[int, ...]:
+    """Returns numbers per axis as plain integers."""
+    if hasattr(counts, "ids") or np.ndim(counts) > 1:
+        raise ArgumentError(name, counts, "numbers; give a RegionMap(ids, count) when the objective is called")
+    several = not isinstance(counts, str) and np.ndim(counts) == 1
+    try:
+        for count in counts if several else [counts]:
+            check_integer(name, count, least=1)
+    except ArgumentError as error:
+        raise ArgumentError(name, counts if several else error.found, error.wanted) from error
+    return tuple(map(int, counts)) if several else int(counts)
+
+
+def check_parameters(given: Mapping[str, Any]) -> None:
     """Raises an ArgumentError for the first parameter whose word is unknown or whose number is out of its range."""
     for name, allowed in (
         ("adaptive_gradient", AdaptiveGradient),
         ("cross_entropy_reduction", CrossEntropyReduction),
         ("spatial_dims", Literal[2, 3]),
+        ("absent_classes", AbsentClasses),
     ):
-        if name in given:
+        if given.get(name) is not None:
             check_word(name, given[name], allowed)
-    if given.get("absent_classes") is not None:
-        check_word("absent_classes", given["absent_classes"], AbsentClasses)
     for name in ("eps", "gamma"):
         check_positive(name, given.get(name))
-    check_number("levels", given.get("levels"), lambda number: number >= 1, "at least 1, the grid itself")
+    for name in ("levels", "depth_shards"):
+        check_integer(name, given.get(name, 1), least=1)
+    if given.get("ignore_label") is not None:
+        check_integer("ignore_label", given["ignore_label"])
+    for name in ("class_weights", "cross_entropy_class_weights"):
+        check_weights(name, given.get(name))
     for name in ("min_penalty", "penalty_range", "exponent", "fp_weight", "fn_weight", "cross_entropy_weight"):
         check_number(name, given.get(name), lambda number: 0 <= number < math.inf, "at least 0 and finite")
     check_number("sensitivity_weight", given.get("sensitivity_weight"), lambda number: 0 <= number <= 1, "0 to 1")
     for pair in (("min_penalty", "penalty_range"), ("fp_weight", "fn_weight")):
-        if all(isinstance(number := given.get(name), int | float) and number == 0 for name in pair):
+        if all(_is_zero(given.get(name)) for name in pair):
             raise ArgumentError(", ".join(pair), "0, 0", "not both 0")

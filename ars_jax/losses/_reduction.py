@@ -8,7 +8,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from ars_jax.losses._checks import ArgumentError, check_number, check_word
+from ars_jax.losses._checks import ArgumentError, check_integer, check_word
 from ars_jax.losses._documented import documented
 from ars_jax.losses._objective import AbsentClasses
 from ars_jax.losses._statistics import OverlapStatistics
@@ -73,7 +73,7 @@ def pyramid_loss(
     Raises:
         ValueError: levels below 1, or a grid that cannot be halved so often; and as `reduce_loss`.
     """
-    check_number("levels", levels, lambda number: number >= 1, "at least 1, the grid itself")
+    check_integer("levels", levels, least=1)
     if levels > 1 and reduction == "none":
         raise ArgumentError("levels", levels, 'one for reduction="none": grids of several levels differ in shape')
     how = {"absent_classes": absent_classes, "class_weights": class_weights, "reduction": reduction}

@@ -138,7 +138,7 @@ def sum_over_regions(x: jax.Array, bounds: Sequence[Bounds]) -> jax.Array:
 def sum_over_map(x: jax.Array, region_map: RegionMap) -> jax.Array:
     """Sums `x` over regions of any shape.
 
-    Voxels are added one after the other within groups, and the groups' sums at the end: in a single chain of float32
+    Voxels are added one after the other within chains, and the chains' sums at the end: in a single chain of float32
     additions, small values get lost as soon as the sum is large.
 
     Args:
@@ -148,26 +148,41 @@ def sum_over_map(x: jax.Array, region_map: RegionMap) -> jax.Array:
     Returns:
         `[b, regions, c]`, in the type of `x`.
     """
+    return sum_groups(x, region_map).sum(1)
+
+
+def sum_groups(x: jax.Array, region_map: RegionMap, groups: int = 1) -> jax.Array:
+    """Sums `x` over regions of any shape, within groups of equal parts of the first spatial axis.
+
+    Args:
+        x: `[b, *space, c]`.
+        region_map: ids `[b, *space]`.
+        groups: how many; they divide the first spatial axis.
+
+    Returns:
+        `[b, groups, regions, c]`, in the type of `x`.
+    """
     count = region_map.count
 
-    def one_group(x: jax.Array, ids: jax.Array) -> jax.Array:
+    def one_chain(x: jax.Array, ids: jax.Array) -> jax.Array:
         ids = jnp.where(ids < 0, count, ids)  # an index below 0 would count from the end; one too large drops
         return jax.ops.segment_sum(x, ids, count)
 
-    groups = _groups(x.shape[1:-1], count)
-    ids = region_map.ids.astype(np.int32).reshape(x.shape[0], groups, -1)
-    return jax.vmap(jax.vmap(one_group))(x.reshape(x.shape[0], groups, -1, x.shape[-1]), ids).sum(1)
+    chains = _chains(x.shape[1:-1], count, groups)
+    ids = region_map.ids.astype(np.int32).reshape(x.shape[0], chains, -1)
+    sums = jax.vmap(jax.vmap(one_chain))(x.reshape(x.shape[0], chains, -1, x.shape[-1]), ids)
+    return sums.reshape(x.shape[0], groups, chains // groups, count, x.shape[-1]).sum(2)
 
 
-def _groups(space: Sequence[int], regions: int) -> int:
-    """Returns the number of equal groups of voxels, so many that their sums take half of the voxels' memory.
+def _chains(space: Sequence[int], regions: int, groups: int) -> int:
+    """Returns the number of equal chains of voxels, so many that their sums take half of the voxels' memory.
 
-    Groups are parts of slices along the first axis or whole ones, so that sharded slices need not move.
+    Chains are parts of slices along the first axis or whole ones, so that sharded slices need not move.
     """
     slices, voxels = space[0], math.prod(space[1:])
     most = max(1, slices * voxels // (2 * regions))
     if most < slices:
-        return max(n for n in range(1, most + 1) if slices % n == 0)
+        return max((n for n in range(groups, most + 1, groups) if slices % n == 0), default=groups)
     return slices * max(n for n in range(1, min(voxels, most // slices) + 1) if voxels % n == 0)
 
 
@@ -184,6 +199,8 @@ def _per_axis(value: int | Sequence[int], space: Sequence[int], name: str) -> li
         numbers = [operator.index(number) for number in values]
     except TypeError:
         numbers = []
-    if len(numbers) != len(space) or any(number < 1 for number in numbers):
-        raise ArgumentError(name, value, f"a positive integer or {len(space)} of them, one per spatial axis")
+    if len(numbers) != len(space) or any(number < 1 for number in numbers) or isinstance(value, bool):
+        hint = "; a map of regions is a RegionMap(ids, count)" if getattr(value, "ndim", 0) > 1 else ""
+        found = repr(value) if isinstance(value, str) else value
+        raise ArgumentError(name, found, f"a positive integer or {len(space)} of them, one per spatial axis{hint}")
     return numbers

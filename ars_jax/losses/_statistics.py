@@ -3,30 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from functools import partial
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ars_jax.losses._checks import ArgumentError, answers_other_names, check_word
+from ars_jax.losses import _pass
+from ars_jax.losses._checks import ArgumentError, check_integer, check_word, names_arguments
 from ars_jax.losses._documented import documented
-from ars_jax.losses._regions import (
-    Bounds,
-    RegionMap,
-    Regions,
-    equal_side,
-    region_bounds,
-    sum_over_map,
-    sum_over_regions,
-)
+from ars_jax.losses._regions import Bounds, RegionMap, Regions, region_bounds, sum_over_regions
 from ars_jax.losses._types import Array, Labels, Logits, Mask
-
-SLAB_ELEMENTS = {"cpu": 2**19, "other": 2**22}
-"""Logits per slab of the pass. On a CPU a slab's temporaries then stay in its cache (0.31 s beside 0.41 s with slabs
-eight times as large); accelerators want fewer, larger launches (not measured): 16 MiB a slab."""
 
 
 @jax.tree_util.register_dataclass
@@ -78,10 +65,11 @@ class OverlapStatistics:
         return self.squared_true_positives + self.squared_false_positives
 
     def __repr__(self) -> str:
-        samples, *grid, classes = self.reference.shape
-        regions = f"{'x'.join(map(str, grid))} regions, " if grid else ""
-        fields = ", ".join(field.name for field in dataclasses.fields(self))
-        return f"OverlapStatistics({samples} samples, {regions}{classes} classes, {self.reference.dtype}: {fields})"
+        shape = tuple(getattr(self.reference, "shape", ()))
+        if len(shape) < 2:  # a tree of something else than statistics
+            return f"OverlapStatistics({', '.join(f'{k}={v!r}' for k, v in vars(self).items())})"
+        grid = f", regions={shape[1:-1]}" if shape[1:-1] else ""
+        return f"OverlapStatistics(samples={shape[0]}{grid}, classes={shape[-1]}, dtype={self.reference.dtype})"
 
     def total(self) -> OverlapStatistics:
         """Returns the statistics of the whole volume: the sums of the regional ones, `[b, c]`."""
@@ -112,12 +100,12 @@ class OverlapStatistics:
         """
         grid = self.reference.shape[1:-1]
         if not grid or any(regions % 2 for regions in grid):
-            raise ValueError(f"a grid of {'x'.join(map(str, grid))} regions cannot be halved along every axis")
+            raise ArgumentError("levels", "another level", f"few enough to halve each of {grid} regions")
         pairs = tuple(tuple((r, r + 2) for r in range(0, regions, 2)) for regions in grid)
         return jax.tree.map(lambda x: sum_over_regions(x, pairs), self)
 
 
-@answers_other_names
+@names_arguments
 @documented
 def overlap_statistics(
     logits: Logits,
@@ -128,6 +116,7 @@ def overlap_statistics(
     spatial_dims: Literal[2, 3] = 3,
     regions: Regions | None = None,
     from_probabilities: bool = False,
+    depth_shards: int = 1,
 ) -> OverlapStatistics:
     """Sums a prediction against its reference over every region, in one pass (the symbols of Eqs. 2-11).
 
@@ -147,130 +136,41 @@ def overlap_statistics(
         >>> labels = np.arange(64).reshape(1, 4, 4, 4) % 2
         >>> s = losses.overlap_statistics(np.zeros((1, 4, 4, 4, 2)), labels, regions=(1, 2, 2))
         >>> s
-        OverlapStatistics(1 samples, 1x2x2 regions, 2 classes, float32: false_positives, false_negatives, reference, \
-squared_false_positives, squared_false_negatives, log_loss, voxels)
+        OverlapStatistics(samples=1, regions=(1, 2, 2), classes=2, dtype=float32)
         >>> s.total().true_positives.tolist()
         [[16.0, 16.0]]
     """
     check_arrays(logits, labels, where, spatial_dims)
+    check_integer("depth_shards", depth_shards, least=1)
     where = counted_voxels(labels, where, ignore_label, logits.ndim)
-    if isinstance(regions, RegionMap):
-        check_map(regions, logits)
-        return sum_slabs(region_bounds(logits.shape[1:-1], None), from_probabilities, logits, labels, where, regions)
-    return sum_slabs(region_bounds(logits.shape[1:-1], regions), from_probabilities, logits, labels, where, None)
+    region_map = regions if isinstance(regions, RegionMap) else None
+    if region_map is not None:
+        check_map(region_map, logits)
+    bounds = region_bounds(logits.shape[1:-1], None if isinstance(regions, RegionMap) else regions)
+    arrays = (logits, labels, where, region_map)
+    return sum_slabs(bounds, from_probabilities, *arrays, depth_shards=depth_shards)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
 def sum_slabs(
     bounds: tuple[Bounds, ...],
     from_probabilities: bool,
-    logits: jax.Array,
-    labels: jax.Array,
-    where: jax.Array | None,
+    logits: Logits,
+    labels: Labels,
+    where: Mask | None,
     region_map: RegionMap | None,
+    *,
+    depth_shards: int = 1,
 ) -> OverlapStatistics:
-    """Goes through the volume in slabs along its second spatial axis, so that every temporary is slab-sized.
-
-    The first spatial axis stays whole, because that is the one a sharded volume is divided along. A slab is cut out
-    inside the checkpointed function: what is kept for the backward pass is then the volume itself, not its slabs.
-
-    Args:
-        bounds: the regions of each spatial axis; they may overlap. Not used with a region map.
-        from_probabilities: see `overlap_statistics`, as for the arrays.
-        logits: `[b, *space, c]`.
-        labels: `[b, *space]` or `[b, *space, c]`.
-        where: `[b, *space]` or None.
-        region_map: ids `[b, *space]` or None.
-
-    Returns:
-        Statistics per region and class.
-    """
-    axis = 2
-    side = logits.shape[axis]
-    width, rows = _slab(bounds[axis - 1], side, logits.size // side)
-    inner = (bounds[0], tuple((row, row + rows) for row in range(0, width, rows)), *bounds[2:])
-    arrays = (logits, labels, where, region_map)
-
-    @partial(jax.checkpoint, prevent_cse=False)  # a scan's body needs no barriers
-    def one_slab(index: jax.Array, arrays: tuple) -> OverlapStatistics:
-        slab = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, index * width, width, axis), arrays)
-        *voxels, ids = slab
-        if ids is None:
-            return _sum_voxels(lambda x: sum_over_regions(x, inner), from_probabilities, *voxels)
-        return _sum_voxels(lambda x: sum_over_map(x, ids), from_probabilities, *voxels)
-
-    slabs = jnp.arange(side // width)
-    if region_map is not None:
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one_slab, slabs[0], arrays))
-        return jax.lax.scan(lambda s, i: (jax.tree.map(jnp.add, s, one_slab(i, arrays)), None), zeros, slabs)[0]
-
-    def merge(x: jax.Array) -> jax.Array:
-        x = jnp.moveaxis(x, 0, axis)
-        x = x.reshape(*x.shape[:axis], side // rows, *x.shape[axis + 2 :])
-        regions = tuple((start // rows, stop // rows) for start, stop in bounds[axis - 1])
-        units = [tuple((r, r + 1) for r in range(n)) for n in x.shape[1:-1]]
-        return sum_over_regions(x, [units[0], regions, *units[2:]])
-
-    return jax.tree.map(merge, jax.lax.map(lambda i: one_slab(i, arrays), slabs))
-
-
-def _slab(bounds: Bounds, side: int, row_elements: int) -> tuple[int, int]:
-    """Returns the width of the slabs of an axis, and the rows within a slab that are summed together.
-
-    The widest division of the side that keeps a slab small. Where all regions are alike, slabs are fractions or
-    multiples of a region; elsewhere rows are summed into their regions after the pass.
-    """
-    region = equal_side(bounds)
-    widths = [w for w in range(1, side + 1) if side % w == 0 and (region is None or w % region == 0 or region % w == 0)]
-    limit = SLAB_ELEMENTS.get(jax.default_backend(), SLAB_ELEMENTS["other"])
-    width = max((w for w in widths if w * row_elements <= limit), default=1)
-    return width, 1 if region is None else min(width, region)
-
-
-def _sum_voxels(
-    regional: Callable[[jax.Array], jax.Array],
-    from_probabilities: bool,
-    logits: jax.Array,
-    labels: jax.Array,
-    where: jax.Array | None,
-) -> OverlapStatistics:
-    x = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-    counted = jnp.ones((*x.shape[:-1], 1), x.dtype)
-    g = _one_hot(labels, x)
-    if where is not None:
-        mask = where[..., None].astype(bool)
-        counted = mask.astype(x.dtype)
-        x, g = (jnp.where(mask, y, 0) for y in (x, g))
-    if from_probabilities:
-        p, log_p = x, jnp.log(jnp.maximum(x, jnp.finfo(x.dtype).tiny))
-    else:
-        log_p = x - jax.nn.logsumexp(x, axis=-1, keepdims=True)
-        p = jnp.exp(log_p)
-    if where is not None:
-        p = p * counted
-    fp, fn = p * (1 - g), (1 - p) * g
-    return OverlapStatistics(
-        false_positives=regional(fp),
-        false_negatives=regional(fn),
-        reference=regional(g),
-        squared_false_positives=regional(p * fp),
-        squared_false_negatives=regional((1 - p) * fn),
-        log_loss=-regional(g * jnp.where(g > 0, log_p, 0)),
-        voxels=regional(counted),
-    )
-
-
-def _one_hot(labels: jax.Array, x: jax.Array) -> jax.Array:
-    if labels.ndim == x.ndim:
-        return labels.astype(x.dtype)
-    classes = jnp.arange(x.shape[-1]).reshape((1,) * labels.ndim + (-1,))
-    return (labels[..., None] == classes).astype(x.dtype)
+    """Returns the statistics of given regions, which may overlap; see `_pass.sum_slabs`."""
+    sums = _pass.sum_slabs(bounds, from_probabilities, logits, labels, where, region_map, depth_shards=depth_shards)
+    return OverlapStatistics(*sums)
 
 
 def counted_voxels(labels: Labels, where: Mask | None, ignore_label: int | None, ndim: int) -> Mask | None:
     """Joins the mask with the voxels of the ignored label; logits have `ndim` axes."""
     if ignore_label is None:
         return where
+    check_integer("ignore_label", ignore_label)
     if labels.ndim == ndim:
         raise ArgumentError("ignore_label", ignore_label, "None for one-hot or soft labels; give a mask as where")
     if not jnp.issubdtype(labels.dtype, jnp.integer):
@@ -285,6 +185,10 @@ def counted_voxels(labels: Labels, where: Mask | None, ignore_label: int | None,
 def check_arrays(logits: Array, labels: Array, where: Array | None, spatial_dims: int) -> None:
     """Raises a ValueError for arrays whose shapes or types do not fit together."""
     check_word("spatial_dims", spatial_dims, Literal[2, 3])
+    for name, array in (("logits", logits), ("labels", labels), ("where", where)):
+        if array is not None and (not hasattr(array, "ndim") or type(array).__module__.startswith("torch")):
+            fix = "an array of JAX or NumPy; ars_jax.gradients.pytorch.loss takes tensors"
+            raise ArgumentError(name, type(array).__name__, fix)
     wanted = "[b, z, y, x, c]" if spatial_dims == 3 else "[b, y, x, c]"
     if logits.ndim != spatial_dims + 2:
         fix = {

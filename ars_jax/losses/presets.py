@@ -2,8 +2,9 @@
 
 Each preset is named after the code that it reproduces and keeps that code's option names and defaults. The value and
 the gradient agree with PyTorch's to rounding, for hard labels and, where the other code takes them, soft ones. All
-apply the softmax over the last axis. Departures: `where` leaves voxels out of every preset, as an ignored label does
-where the other code has one, and one class alone is refused.
+apply the softmax over the last axis, as MONAI's `softmax=True, to_onehot_y=True`. Departures: `where` leaves voxels out
+of every preset, in place of an ignored index; one class alone is refused; MONAI's `weight`, `reduction`, `jaccard`,
+`w_type` and `label_smoothing` are left out.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ars_jax.losses._checks import answers_other_names, check_word
+from ars_jax.losses._checks import check_word, names_arguments
 from ars_jax.losses._documented import documented
 from ars_jax.losses._equations import adaptive_tversky_loss
 from ars_jax.losses._regions import Bounds, pooling_bounds
@@ -28,7 +29,7 @@ NAMES = ("pytorch_ars", "monai_dice", "monai_dice_ce", "monai_tversky", "monai_g
 RegionReduction = Literal["mean", "sum"]
 
 
-@answers_other_names
+@names_arguments
 @documented
 def pytorch_ars(
     logits: Logits,
@@ -63,18 +64,28 @@ def pytorch_ars(
 
     Returns:
         A scalar, within [0, 1] for `"mean"`.
+
+    Examples:
+        >>> import numpy as np
+        >>> from ars_jax.losses import presets
+        >>> labels = np.arange(64).reshape(1, 4, 4, 4) % 2
+        >>> print(f"{presets.pytorch_ars(np.zeros((1, 4, 4, 4, 2), np.float32), labels, num_region_per_axis=2):.4f}")
+        0.5000
+
+    References:
+        Public PyTorch code of Chen et al., TPAMI 2023.
     """
     check_word("region_reduction", region_reduction, RegionReduction)
     check_arrays(logits, labels, where, spatial_dims)
     bounds = pooling_bounds(logits.shape[1:-1], num_region_per_axis)
     s = _counted(sum_slabs(bounds, False, logits, labels, where, None), do_bg, batch_dice)
     voxels = _voxels(bounds)
-    means = jax.tree.map(lambda x: x / voxels.astype(x.dtype), s)
+    means = jax.tree.map(lambda x: x / voxels[None].astype(x.dtype), s)
     loss = _mean(adaptive_tversky_loss(means, min_penalty=A, penalty_range=B, eps=smooth))
     return loss if region_reduction == "mean" else loss * voxels.size
 
 
-@answers_other_names
+@names_arguments
 @documented
 def monai_dice(
     logits: Logits,
@@ -92,13 +103,23 @@ def monai_dice(
 
     Returns:
         A scalar, within [0, 1].
+
+    Examples:
+        >>> import numpy as np
+        >>> from ars_jax.losses import presets
+        >>> labels = np.arange(64).reshape(1, 4, 4, 4) % 2
+        >>> print(f"{presets.monai_dice(np.zeros((1, 4, 4, 4, 2), np.float32), labels):.4f}")
+        0.5000
+
+    References:
+        MONAI 1.6, `monai.losses`.
     """
     s = overlap_statistics(logits, labels, where=where, spatial_dims=spatial_dims)
     counted = partial(_counted, background=include_background, batch=batch)
     return _monai_dice(counted, s, labels, where, spatial_dims, squared_pred, smooth_nr, smooth_dr)
 
 
-@answers_other_names
+@names_arguments
 @documented
 def monai_dice_ce(
     logits: Logits,
@@ -122,6 +143,16 @@ def monai_dice_ce(
 
     Returns:
         A scalar.
+
+    Examples:
+        >>> import numpy as np
+        >>> from ars_jax.losses import presets
+        >>> labels = np.arange(64).reshape(1, 4, 4, 4) % 2
+        >>> print(f"{presets.monai_dice_ce(np.zeros((1, 4, 4, 4, 2), np.float32), labels):.4f}")
+        1.1931
+
+    References:
+        MONAI 1.6, `monai.losses`.
     """
     s = overlap_statistics(logits, labels, where=where, spatial_dims=spatial_dims)
     counted = partial(_counted, background=include_background, batch=batch)
@@ -129,7 +160,7 @@ def monai_dice_ce(
     return lambda_dice * overlap + lambda_ce * _cross_entropy(s)
 
 
-@answers_other_names
+@names_arguments
 @documented
 def monai_tversky(
     logits: Logits,
@@ -152,13 +183,23 @@ def monai_tversky(
 
     Returns:
         A scalar, the mean over samples and classes, within [0, 1].
+
+    Examples:
+        >>> import numpy as np
+        >>> from ars_jax.losses import presets
+        >>> labels = np.arange(64).reshape(1, 4, 4, 4) % 2
+        >>> print(f"{presets.monai_tversky(np.zeros((1, 4, 4, 4, 2), np.float32), labels):.4f}")
+        0.5000
+
+    References:
+        MONAI 1.6, `monai.losses`.
     """
     s = _counted(overlap_statistics(logits, labels, where=where, spatial_dims=spatial_dims), include_background, batch)
     errors = alpha * s.false_positives + beta * s.false_negatives
     return jnp.mean(1 - (s.true_positives + smooth_nr) / (s.true_positives + errors + smooth_dr))
 
 
-@answers_other_names
+@names_arguments
 @documented
 def monai_generalized_dice(
     logits: Logits,
@@ -182,6 +223,16 @@ def monai_generalized_dice(
 
     Returns:
         A scalar, the mean over samples, within [0, 1].
+
+    Examples:
+        >>> import numpy as np
+        >>> from ars_jax.losses import presets
+        >>> labels = np.arange(64).reshape(1, 4, 4, 4) % 2
+        >>> print(f"{presets.monai_generalized_dice(np.zeros((1, 4, 4, 4, 2), np.float32), labels):.4f}")
+        0.5000
+
+    References:
+        MONAI 1.6, `monai.losses`.
     """
     s = _counted(overlap_statistics(logits, labels, where=where, spatial_dims=spatial_dims), include_background, batch)
     weights = _reciprocal_squares(s.reference.astype(jnp.float32)).astype(s.reference.dtype)
@@ -190,13 +241,14 @@ def monai_generalized_dice(
     return jnp.mean((errors + smooth_dr - smooth_nr) / (sizes + smooth_dr))
 
 
-@answers_other_names
+@names_arguments
 @documented
 def nnunet_dice_ce(
     logits: Logits,
     labels: Labels,
     *,
     where: Mask | None = None,
+    ignore_label: int | None = None,
     spatial_dims: Literal[2, 3] = 3,
     batch_dice: bool = False,
     smooth: float = 1e-5,
@@ -219,8 +271,18 @@ def nnunet_dice_ce(
 
     Returns:
         A scalar, -1 for a perfect prediction.
+
+    Examples:
+        >>> import numpy as np
+        >>> from ars_jax.losses import presets
+        >>> labels = np.arange(64).reshape(1, 4, 4, 4) % 2
+        >>> print(f"{presets.nnunet_dice_ce(np.zeros((1, 4, 4, 4, 2), np.float32), labels):.4f}")
+        0.1931
+
+    References:
+        Isensee et al., Nature Methods 2021.
     """
-    s = overlap_statistics(logits, labels, where=where, spatial_dims=spatial_dims)
+    s = overlap_statistics(logits, labels, where=where, ignore_label=ignore_label, spatial_dims=spatial_dims)
     d = _counted(s, do_bg, batch_dice)
     coefficient = (2 * d.true_positives + smooth) / jnp.maximum(d.reference + d.predicted + smooth, 1e-8)
     return weight_ce * _cross_entropy(s) - weight_dice * jnp.mean(coefficient)

@@ -1,5 +1,6 @@
 """The one place that lowers the training step: what is planned is what is trained."""
 
+import dataclasses
 from functools import partial
 from typing import Any
 
@@ -71,7 +72,8 @@ def lower_step(
     model = model.clone(packed=packs_volumes(target), form=form)
     batch = batch_shapes(config.train.batch_size, canvas, model.classes)
     everywhere, lying = replicated(mesh), state_shardings(mesh, state, config.mesh.parameters)
-    step: Any = partial(train_step, model, optimizer, config.loss, partly_labelled, accumulate=config.train.accumulate)
+    loss = dataclasses.replace(config.loss, depth_shards=mesh.shape["space"])
+    step: Any = partial(train_step, model, optimizer, loss, partly_labelled, accumulate=config.train.accumulate)
     if config.mesh.parameters == "sharded":
         lay = jax.lax.with_sharding_constraint
         step = partial(step, gather=partial(lay, shardings=everywhere), scatter=partial(lay, shardings=lying.params))

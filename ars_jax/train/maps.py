@@ -32,6 +32,6 @@ def write_maps(path: Path, network: Network, sample: Sample, objective: Objectiv
     regions, canvas = objective.regions, network.plan.canvas
     if canvas is not None and regions is not None and not isinstance(regions, RegionSize):
         regions = trained_regions(sample.label.shape, canvas, regions)
-    labels = sample.label[None].astype(np.int32)
-    maps = region_maps(logits, labels, regions=regions, **objective.penalties)
+    parameters = {**objective.regional_parameters, "regions": regions}
+    maps = region_maps(logits, sample.label[None].astype(np.int32), **parameters)
     write_arrays(path, {**maps.arrays(), "classes": ("background", *network.plan.labels), "case": sample.name})

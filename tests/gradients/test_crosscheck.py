@@ -168,7 +168,7 @@ def mine_bent(how: Callable[[jax.Array], jax.Array]) -> Callable[[jax.Array, jax
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_a_function_of_the_users_own_has_finite_differences_and_nothing_else(dtype: Any) -> None:
     rows = crosscheck(LOGITS, LABELS, names=mine, dtype=dtype)
-    assert [(row.loss, row.against) for row in rows] == [("mine", oracle) for oracle in ORACLES]
+    assert [(row.loss, row.against) for row in rows] == [("own mine", oracle) for oracle in ORACLES]
     assert {row.against: row.passed for row in rows} == {**dict.fromkeys(ORACLES), "finite_differences": True}
     assert all((row.reason == "") == (row.passed is True) for row in rows)
     assert {row.value for row in rows} == {rows[0].value}
@@ -179,7 +179,7 @@ def test_a_function_of_the_users_own_has_finite_differences_and_nothing_else(dty
 def test_a_wrong_gradient_of_the_users_own_fails(fault: str) -> None:
     how, size = FAULTS[fault]
     (row,) = crosscheck(LOGITS, LABELS, names=mine_bent(how), against=["finite_differences"])
-    assert (row.loss, row.passed) == ("bent_by_hand", False)
+    assert (row.loss, row.passed) == ("own bent_by_hand", False)
     assert row.value_error is not None and row.value_error < row.tolerance
     assert row.gradient_error is not None and size / 5 < row.gradient_error < size * 5
     (right,) = crosscheck(LOGITS, LABELS, names=mine_bent(lambda g: g), against=["finite_differences"])
@@ -189,7 +189,7 @@ def test_a_wrong_gradient_of_the_users_own_fails(fault: str) -> None:
 def test_a_name_alone_is_a_list_of_one_and_functions_stand_beside_names() -> None:
     assert crosscheck(LOGITS, LABELS, names="dice", against=OWN) == check("dice")
     rows = crosscheck(LOGITS, LABELS, names=["dice", mine], against=OWN, options={"squared": False})
-    assert [row.loss for row in rows] == ["dice"] * 2 + ["mine"] * 2
+    assert [row.loss for row in rows] == ["dice"] * 2 + ["own mine"] * 2
     assert [row.passed for row in rows] == [True, True, None, True]
     for wrong in ("dise", ["mine"], "di"):
         with pytest.raises(ValueError, match="names"):
@@ -294,3 +294,25 @@ def test_an_option_that_the_other_side_lacks_is_told(monkeypatch: pytest.MonkeyP
 def test_arguments_that_do_not_fit_are_named(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         crosscheck(LOGITS, LABELS, **{"against": ["closed_form"], **options})
+
+
+def test_functions_of_the_users_own_are_told_apart_from_each_other_and_from_ours() -> None:
+    """By identity, not by name: a compiled loss of this package is a function of the user's too."""
+    objective = losses.Objective({"dice": 1.0})
+    own = [lambda x, y: losses.dice(x, y), lambda x, y: 2 * losses.dice(x, y), jax.jit(losses.dice), objective]
+    rows = crosscheck(LOGITS, LABELS, names=["dice", *own], against="finite_differences")
+    assert len({row.loss for row in rows}) == 5
+    assert [row.passed for row in rows] == [True] * 5
+    one = rows[0].value
+    assert [row.value for row in rows] == pytest.approx([one, one, 2 * (one or 0), one, one])
+
+
+def test_a_mask_does_not_reach_functions_of_the_users_own_and_is_refused() -> None:
+    with pytest.raises(ValueError, match="own mine"):
+        crosscheck(LOGITS, LABELS, names=["dice", mine], where=random_mask(1, SPACE))
+
+
+def test_without_regions_the_papers_number_is_cut_to_the_volume() -> None:
+    rows = crosscheck(LOGITS, LABELS, names="region_specific", against="closed_form")
+    wanted = crosscheck(LOGITS, LABELS, names="region_specific", against="closed_form", regions=SPACE)
+    assert rows == wanted

@@ -19,6 +19,7 @@ MODULES = (
     "losses._regions",
     "losses._statistics",
     "losses._unlabelled",
+    "losses.presets",
     "gradients.crosscheck",
     "gradients.maps",
     "gradients.pytorch",

@@ -2,17 +2,20 @@
 
 import copy
 import dataclasses
+import operator
 import pickle
 import warnings
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from ars_jax import losses
 from ars_jax.losses import Objective
 from ars_jax.losses._checks import ArgumentError
+from ars_jax.losses._objective import REGIONAL_TERMS, VOLUME_TERMS
 from tests.losses.cases import SPACE, WHOLE, loss, random_case, random_mask, region_map
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -40,7 +43,9 @@ OTHER: dict[str, Any] = {
     "cross_entropy_weight": 0.5,
     "cross_entropy_reduction": "sum",
     "eps": 1e-5,
+    "cross_entropy_class_weights": (1.0, 2.0, 3.0),
     "from_probabilities": True,
+    "depth_shards": 2,
 }
 """Another value of every field."""
 
@@ -71,6 +76,74 @@ def test_the_terms_are_a_copy_of_those_that_were_given() -> None:
     objective = Objective(terms)
     terms["dice"] = 7.0
     assert objective == Objective({"dice": 1.0})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda terms: terms.__setitem__("dice", 2.0),
+        lambda terms: terms.update(dice=2.0),
+        lambda terms: terms.pop("dice"),
+        lambda terms: terms.clear(),
+        lambda terms: terms.setdefault("tversky", 1.0),
+        lambda terms: operator.ior(terms, {"dice": 2.0}),
+    ],
+)
+def test_the_terms_cannot_be_changed(change: Any) -> None:
+    """A compiled function that has the objective as a static argument would not see it."""
+    objective = Objective({"dice": 1.0})
+    with pytest.raises(TypeError):
+        change(objective.terms)
+    assert objective.terms == {"dice": 1.0}
+
+
+def test_arrays_and_lists_are_kept_as_plain_numbers() -> None:
+    made = Objective(class_weights=np.array([1, 2, 3]), regions=np.array([2, 3, 4]))  # pyright: ignore
+    assert made == Objective(class_weights=(1.0, 2.0, 3.0), regions=(2, 3, 4))
+    assert hash(made) == hash(Objective(class_weights=(1.0, 2.0, 3.0), regions=(2, 3, 4)))
+    assert hash(losses.RegionSize([2, 3, 4])) == hash(losses.RegionSize((2, 3, 4)))  # pyright: ignore
+    with pytest.raises(ArgumentError, match="RegionMap"):
+        Objective(regions=np.ones((2, 4, 4, 4), int))  # pyright: ignore
+
+
+def test_all_but_the_terms_is_given_by_name() -> None:
+    with pytest.raises(TypeError):
+        Objective({"dice": 1.0}, 2)  # pyright: ignore
+
+
+def test_a_traced_weight_is_differentiated_also_where_a_sum_is_warned_of() -> None:
+    logits, labels = random_case(7, SPACE)
+
+    def total(weight: Any) -> jax.Array:
+        return Objective({"baseline": 1.0, "region_specific": weight}, regions=2, reduction="sum")(logits, labels)[0]
+
+    with pytest.warns(UserWarning):
+        slope = jax.grad(total)(1.0)
+    np.testing.assert_allclose(slope, loss("region_specific", regions=2)(logits, labels), rtol=2e-6)
+
+
+def test_class_weights_of_the_cross_entropy_are_its_own() -> None:
+    logits, labels = random_case(8, SPACE)
+    weights = (1.0, 9.0, 0.5)
+    objective = Objective({"cross_entropy": 1.0, "dice": 1.0}, cross_entropy_class_weights=weights)
+    _, parts = objective(logits, labels)
+    np.testing.assert_allclose(
+        parts["cross_entropy"], loss("cross_entropy", class_weights=weights)(logits, labels), rtol=2e-6
+    )
+    np.testing.assert_allclose(parts["dice"], loss("dice")(logits, labels), rtol=2e-6)
+
+
+@pytest.mark.parametrize("absent", ["skip", "include", None])
+def test_absent_classes_reach_generalised_dice(absent: Any) -> None:
+    logits, labels = random_case(9, SPACE)
+    labels = np.where(labels == 2, 0, labels)
+    found = Objective({"generalized_dice": 1.0}, absent_classes=absent)(logits, labels)[0]
+    np.testing.assert_allclose(found, loss("generalized_dice", absent_classes=absent)(logits, labels), rtol=2e-6)
+
+
+def test_the_docstring_names_every_term() -> None:
+    text = Objective.__doc__ or ""
+    assert [term for term in (*VOLUME_TERMS, *REGIONAL_TERMS) if f"`{term}`" not in text] == []
 
 
 def test_an_objective_survives_a_copy_and_a_file() -> None:
@@ -162,6 +235,16 @@ WRONG: list[tuple[str, Any]] = [
     ),
     *(("sensitivity_weight", value) for value in (-0.1, 1.1)),
     *(("spatial_dims", value) for value in (1, 4)),
+    *(("regions", value) for value in (0, (2, 0, 2), 2.5, "many", True, losses.RegionSize(-1))),
+    *(("levels", value) for value in (1.5, True)),
+    *(("ignore_label", value) for value in (1.5, "255")),
+    *(
+        (name, (1.0, value, 1.0))
+        for name in ("class_weights", "cross_entropy_class_weights")
+        for value in (-1.0, np.nan)
+    ),
+    *((name, value) for name in ("eps", "fp_weight") for value in ("a", np.float32(-1), jnp.float32(-1))),
+    ("depth_shards", 0),
     *(("reduction", word) for word in ("none", "median", None)),
     *((name, "sometimes") for name in ("absent_classes", "adaptive_gradient", "cross_entropy_reduction")),
 ]
@@ -172,7 +255,8 @@ def test_a_value_that_does_not_fit_is_refused_by_name_when_the_objective_is_made
     with pytest.raises(ArgumentError) as caught:
         Objective(**{name: value})
     assert caught.value.name == name
-    assert caught.value.found in (value, repr(value)) or value != value
+    value = getattr(value, "voxels", value)
+    assert caught.value.found in (value, repr(value)) or str(value) in ("nan", "(1.0, nan, 1.0)")
 
 
 @pytest.mark.parametrize("pair", [("min_penalty", "penalty_range"), ("fp_weight", "fn_weight")], ids=str)

@@ -54,7 +54,7 @@ def test_logits_and_labels_come_first_and_all_else_is_an_explicit_keyword(name: 
 def test_every_parameter_of_a_loss_is_a_field_of_the_objective_and_the_other_way_round() -> None:
     by_loss = {name: set(parameters(getattr(losses, name))) for name in NAMES}
     assert {name: rest for name, own in by_loss.items() if (rest := own - FIELDS.keys())} == {}
-    assert set().union(*by_loss.values()) == FIELDS.keys() - {"terms"}
+    assert set().union(*by_loss.values()) == FIELDS.keys() - {"terms", "depth_shards", "cross_entropy_class_weights"}
 
 
 def test_defaults_are_the_objectives_but_for_those_of_the_paper() -> None:
@@ -115,7 +115,7 @@ def test_statistics_are_shown_in_a_line_without_their_values(regions: Any) -> No
     assert shown.startswith("OverlapStatistics(") and "\n" not in shown and len(shown) < 250
     assert "array" not in shown and "Array" not in shown
     assert shown == repr(statistics(2 * logits, np.zeros_like(labels), regions=regions))
-    assert "3 classes" in shown
+    assert "classes=3" in shown
 
 
 def in_a_fresh_process(code: str) -> str:
@@ -128,8 +128,8 @@ def in_a_fresh_process(code: str) -> str:
     ("code", "heavy"),
     [
         ("import ars_jax; ars_jax.losses.dice", ["SimpleITK", "flax", "orbax", "grain", "jsonargparse"]),
-        ("from ars_jax.losses import Objective, RegionSize; Objective(regions=RegionSize(8))", ["jax", "numpy"]),
-        ("import ars_jax; ars_jax.losses.Objective().weights; dir(ars_jax)", ["jax", "numpy"]),
+        ("from ars_jax.losses import Objective, RegionSize; Objective(regions=RegionSize(8))", ["jax"]),
+        ("import ars_jax; ars_jax.losses.Objective().weights; dir(ars_jax)", ["jax"]),
     ],
     ids=["a loss", "an objective", "an objective by the package"],
 )

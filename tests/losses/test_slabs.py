@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ars_jax import losses
-from ars_jax.losses import _statistics as module
+from ars_jax.losses import _pass as module
 from tests.losses.cases import FIELDS, loss, random_case, random_mask, region_map
 
 LARGEST = 2**62
@@ -19,12 +19,13 @@ LARGEST = 2**62
 
 def summed(grid: Any, elements: int, monkeypatch: pytest.MonkeyPatch, *arrays: Any) -> tuple[Any, np.ndarray]:
     """Statistics, and the gradient of a function of them all, with slabs of at most so many logits."""
-    monkeypatch.setattr(module, "SLAB_ELEMENTS", {"cpu": elements, "other": elements})
+    monkeypatch.setattr(module, "SLAB_ELEMENTS", {"cpu": elements})
     logits, labels, where, regions = arrays
     bounds = losses.region_bounds(logits.shape[1:-1], regions=grid)
 
     def curved(logits: jax.Array) -> tuple[jax.Array, losses.OverlapStatistics]:
-        found = inspect.unwrap(module.sum_slabs)(bounds, False, logits, labels, where, regions)
+        sums = inspect.unwrap(module.sum_slabs)(bounds, False, logits, labels, where, regions)
+        found = losses.OverlapStatistics(*sums)
         return jnp.stack([(getattr(found, name) ** 2).sum() for name in FIELDS]).sum(), found
 
     slopes, found = jax.jit(jax.grad(curved, has_aux=True))(logits)
@@ -33,18 +34,18 @@ def summed(grid: Any, elements: int, monkeypatch: pytest.MonkeyPatch, *arrays: A
 
 @pytest.mark.parametrize(
     ("space", "grid", "widths"),
-    [((4, 12, 3), (2, 6, 1), (1, 4)), ((3, 7, 5), (1, 3, 2), (1,)), ((6, 8), "map", (2,))],
+    [((4, 12, 3), (2, 6, 1), (1, 4, 8)), ((3, 7, 5), (1, 3, 2), (1, 3)), ((6, 8), "map", (2, 3))],
     ids=["regions alike", "prime sides", "2-D map"],
 )
 def test_slabs_of_any_width_give_the_same_sums(
     space: tuple[int, ...], grid: Any, widths: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Slabs of a part of a region, of several regions, and of the whole volume."""
+    """Slabs of a part of a region, of several regions, of the whole volume, and a last one that is narrower."""
     logits, labels = random_case(1, space)
     where = random_mask(2, space)
     ids = np.random.default_rng(3).integers(-1, 3, labels.shape)
     grid, regions = (None, region_map(ids, 3)) if grid == "map" else (grid, None)
-    row = logits.size // space[1]
+    row = logits[0].size // space[1]
     wanted, wanted_slopes = summed(grid, LARGEST, monkeypatch, logits, labels, where, regions)
     for width in widths:
         found, slopes = summed(grid, width * row, monkeypatch, logits, labels, where, regions)

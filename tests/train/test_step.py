@@ -253,7 +253,7 @@ BY_HAND: dict[str, Callable[..., Any]] = {
         + 0.7 * losses.adaptive_region_specific(x, y, min_penalty=0.2, penalty_range=0.6, **DIVISION)
     ),
     "focal_tversky": partial(losses.focal_tversky, fp_weight=0.4, fn_weight=0.9, gamma=2.0, eps=1e-3),
-    "generalized_dice": partial(losses.generalized_dice, eps=1e-3),
+    "generalized_dice": partial(losses.generalized_dice, absent_classes="include", eps=1e-3),
     "sensitivity_specificity": partial(losses.sensitivity_specificity, sensitivity_weight=0.2, eps=1e-3),
 }
 
