@@ -52,3 +52,8 @@ def test_the_loss_that_the_page_adds_works_as_written() -> None:
     statistics = losses.overlap_statistics(np.zeros((1, 4, 4, 4, 2), np.float32), labels).total()
     assert names["iou_loss"](statistics).tolist() == [[pytest.approx(2 / 3), pytest.approx(2 / 3)]]
     assert "smoothing, in voxels" in names["iou_loss"].__doc__
+
+
+@pytest.mark.parametrize("page", ["README.md", "ars_jax/losses/README.md"])
+def test_no_page_has_a_placeholder(page: str) -> None:
+    assert not re.findall(r"^\s*[A-Z]{4,}\s*$", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE)
