@@ -15,9 +15,10 @@ from jax.experimental.compilation_cache import compilation_cache
 QUICKLY = {
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,
-    # The older way to machine code, of the same operations, takes less than half of the time.
-    "xla_cpu_use_fusion_emitters": False,
 }
+if jax.__version_info__ < (0, 11):
+    # The older way to machine code, of the same operations, takes less than half of the time; later versions lack it.
+    QUICKLY["xla_cpu_use_fusion_emitters"] = False
 
 
 @contextlib.contextmanager
