@@ -13,7 +13,7 @@ from ars_jax.gradients.closed_form import effective_weights
 from ars_jax.losses._checks import names_arguments
 from ars_jax.losses._documented import documented
 from ars_jax.losses._equations import adaptive_tversky_loss, adaptive_weights
-from ars_jax.losses._objective import AdaptiveGradient
+from ars_jax.losses._objective import AdaptiveGradient, RegionSize
 from ars_jax.losses._regions import Regions, region_bounds
 from ars_jax.losses._statistics import overlap_statistics
 from ars_jax.losses._types import Labels, Logits, Mask
@@ -119,21 +119,26 @@ def region_maps(
     )
 
 
-def trained_regions(space: Sequence[int], canvas: Sequence[int], regions: int | Sequence[int]) -> tuple[int, ...]:
+def trained_regions(
+    space: Sequence[int], canvas: Sequence[int] | None, regions: int | Sequence[int] | RegionSize | None
+) -> int | Sequence[int] | RegionSize | None:
     """Divides a volume into regions of the size that training saw on a smaller canvas.
 
     Args:
         space: voxels per axis of the volume.
-        canvas: voxels per axis of a training sample.
-        regions: number per axis of the canvas, one number or one per axis.
+        canvas: voxels per axis of a training sample, `None` where none is known.
+        regions: number per axis of the canvas, one number or one per axis; a `RegionSize` or `None`.
 
     Returns:
         Regions per axis of the volume: those of the canvas, or, along axes that are longer than it, as many as bring
-        the regions' sides nearest to those of the canvas.
+        the regions' sides nearest to those of the canvas. Without a canvas, and for a `RegionSize` or `None`, the
+        regions that were given.
 
     Raises:
         ValueError: a wrong count of numbers, or more regions than voxels along an axis of the canvas.
     """
+    if canvas is None or regions is None or isinstance(regions, RegionSize):
+        return regions
     counts = [len(bounds) for bounds in region_bounds(canvas, regions)]
     return tuple(
         max(count, round(side * count / trained)) for side, trained, count in zip(space, canvas, counts, strict=True)

@@ -29,7 +29,7 @@ from ars_jax.gradients.maps import (
 from ars_jax.laboratory.cases import Case
 from ars_jax.laboratory.gradcheck import fitting_regions
 from ars_jax.laboratory.scenes import MARGIN, Scene, classes, counted, fullest_plane, picture_of, places
-from ars_jax.losses import Objective, RegionSize, region_bounds
+from ars_jax.losses import Objective, region_bounds
 from ars_jax.losses._checks import ArgumentError
 from ars_jax.losses._objective import AdaptiveGradient
 from ars_jax.report.gradients import RegionPanel, gradient_figure, regions_figure
@@ -144,7 +144,7 @@ def with_options(
     given = {name: value for name, value in given.items() if value is not None}
     if regions is not None or paper_regions:
         given["regions"] = fitting_regions(case, regions)
-    elif case.canvas is not None and config.regions is not None and not isinstance(config.regions, RegionSize):
+    else:
         given["regions"] = trained_regions(case.labels.shape[1:], case.canvas, config.regions)
     try:
         return replace(config, **given)

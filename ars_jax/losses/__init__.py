@@ -18,9 +18,10 @@ def __getattr__(name: str) -> object:
         from importlib import import_module
 
         public = import_module("ars_jax.losses._public")
-        names = {each: value for each, value in vars(public).items() if each[0] != "_"}
-        if name in names or name == "__all__":
-            return names.get(name, sorted(names))
+        if name == "__all__":
+            return sorted(each for each in vars(public) if each[0] != "_")
+        if name in vars(public):
+            return vars(public)[name]
     raise AttributeError(f"module 'ars_jax.losses' has no attribute {name!r}")
 
 

@@ -30,8 +30,7 @@ def documented(function: Callable[P, R]) -> Callable[P, R]:
     if function.__doc__ is None:  # python -OO
         return function
     text = inspect.cleandoc(function.__doc__)
-    own = _entries(text)
-    entries = {**_entries(inspect.cleandoc(Objective.__doc__ or "")), **ARRAYS, **own}
+    entries = {**_PARAMETERS, **ARRAYS, **_entries(text)}
     listed = [f"    {name}: {entries[name]}" for name in inspect.signature(function).parameters if name in entries]
     parts = re.split(r"\n\n(?=Args:|Returns:)", text)
     parts = [part for part in parts if not part.startswith("Args:")]
@@ -44,3 +43,6 @@ def _entries(text: str) -> dict[str, str]:
     """Returns the text of each argument of a docstring."""
     section = re.search(r"\nArgs:\n(.*?)(?=\n\S|\Z)", text, re.DOTALL)
     return dict(re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", section[1] if section else "", re.MULTILINE))
+
+
+_PARAMETERS = _entries(inspect.cleandoc(Objective.__doc__ or ""))

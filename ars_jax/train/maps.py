@@ -8,7 +8,7 @@ import numpy as np
 from ars_jax.data.plan import Sample
 from ars_jax.files import write_arrays
 from ars_jax.gradients.maps import region_maps, trained_regions
-from ars_jax.losses import Objective, RegionSize, merge_unlabelled
+from ars_jax.losses import Objective, merge_unlabelled
 from ars_jax.predict import Network, predict_logits
 
 
@@ -29,9 +29,7 @@ def write_maps(path: Path, network: Network, sample: Sample, objective: Objectiv
     logits = merge_unlabelled(
         jnp.asarray(predict_logits(network, sample.image)[None]), jnp.asarray(sample.labelled[None])
     )
-    regions, canvas = objective.regions, network.plan.canvas
-    if canvas is not None and regions is not None and not isinstance(regions, RegionSize):
-        regions = trained_regions(sample.label.shape, canvas, regions)
+    regions = trained_regions(sample.label.shape, network.plan.canvas, objective.regions)
     parameters = {**objective.regional_parameters, "regions": regions}
     maps = region_maps(logits, sample.label[None].astype(np.int32), **parameters)
     write_arrays(path, {**maps.arrays(), "classes": ("background", *network.plan.labels), "case": sample.name})

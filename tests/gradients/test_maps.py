@@ -241,6 +241,14 @@ def test_regions_keep_the_size_that_was_trained(space: tuple[int, ...], grid: in
     assert trained_regions(space, (64, 64, 80), grid) == expected
 
 
+@pytest.mark.parametrize(
+    ("canvas", "regions"),
+    [(None, (4, 4, 5)), ((64, 64, 80), losses.RegionSize((16, 16, 16))), ((64, 64, 80), None)],
+)
+def test_regions_without_a_trained_size_stay(canvas: tuple[int, ...] | None, regions: Any) -> None:
+    assert trained_regions((88, 73, 125), canvas, regions) is regions
+
+
 def test_a_division_that_does_not_fit_is_refused() -> None:
     for refused in (
         lambda: region_maps(*random_case(0, SPACE)),

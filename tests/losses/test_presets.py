@@ -60,7 +60,7 @@ def case(space: tuple[int, ...], *, confident: bool = False, seed: int = 0) -> t
 
 
 def dimensions_of(logits: np.ndarray) -> dict[str, int]:
-    """What the losses are told of images."""
+    """Options that describe the images to a loss."""
     return {"spatial_dims": logits.ndim - 2}
 
 
